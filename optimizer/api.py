@@ -412,15 +412,16 @@ class SimulatedConfiguration:
         rows = [
             {
                 "stream": own.stream.name,
-                "saturation_per_second": own.capacity.saturation.per_second,
-                "capacity_per_second": own.capacity.per_second,
+                "saturation_per_second": own.saturation_per_second,
+                "capacity_per_second": own.capacity_per_second,
                 "limit_percentile": own.stream.limit.percentile,
                 "limit_ms": own.stream.limit.latency_ms,
             }
-            for own in self.result.streams
+            for own in self.result.prediction.streams
         ]
         return pd.DataFrame(rows)
 
     def levels(self) -> pd.DataFrame:
         """Return one row for each stream and load, from a tenth of saturation to 95 % of it."""
-        return predicted_levels_frame({own.stream.name: own.levels for own in self.result.streams})
+        streams = self.result.prediction.streams
+        return predicted_levels_frame({own.stream.name: own.levels for own in streams})

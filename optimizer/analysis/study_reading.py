@@ -87,9 +87,8 @@ class StudyReading:
 
     @property
     def saturated(self) -> bool:
-        """Whether anything tells how long batches take; of a pipeline it tells too little."""
-        simulated = self.searched.search_space.graph is None and not self._cached
-        return simulated and bool(self._learnt.observations)
+        """Whether anything tells how long batches take; with a response cache too little does."""
+        return not self._cached and bool(self._learnt.observations)
 
     @property
     def _cached(self) -> tuple[str, ...]:
@@ -100,14 +99,8 @@ class StudyReading:
         """Service times by all that was saturated.
 
         Raises:
-            UsageError: where nothing was, a model is a pipeline, or a response cache answers.
+            UsageError: where nothing was, or a response cache answers.
         """
-        graph = self.searched.search_space.graph
-        if graph is not None:
-            raise UsageError(
-                f"study {self.name}: {', '.join(sorted(graph.names))} has steps, and the simulator "
-                "is of single models: measure the configuration instead"
-            )
         if self._cached:
             raise UsageError(
                 f"study {self.name}: a response cache answers repeated requests to "
@@ -120,7 +113,8 @@ class StudyReading:
 
     @cached_property
     def _learnt(self) -> ServiceModel:
-        return with_trials(calibrated(self.calibration, self.searched.workload), self.trials)
+        workload = self.searched.workload
+        return with_trials(calibrated(self.calibration, workload), self.trials, workload)
 
 
 def read_study(results: Path, study: str) -> StudyReading:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,6 +13,7 @@ from optimizer.cli.options import results_option, seed_option, settings_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_line, print_sentence, print_table
 from optimizer.commands.simulate import (
+    PredictedServing,
     PredictedStream,
     SimulateOptions,
     SimulateResult,
@@ -21,7 +22,7 @@ from optimizer.commands.simulate import (
 from optimizer.configuration.serving_config import describe
 from optimizer.report import number_formats as form
 from optimizer.report.table import Table, table_of
-from optimizer.simulator.prediction import PredictedLevel
+from optimizer.simulator.prediction import PredictedBatcher, PredictedLevel
 
 _LEAST_SHARE = 0.01
 """Of the inferences: batch sizes that had less share a row."""
@@ -37,31 +38,32 @@ _SIGMAS = 1.96
 @results_option
 def simulate(**options: Any) -> int:
     """Predict a configuration from what STUDY (a name, or a folder) has measured of others."""
-    prediction = simulate_configuration(SimulateOptions(**options))
-    show_what_if(OutputConsole(), prediction)
-    return 0 if all(own.at_capacity is not None for own in prediction.streams) else 1
+    simulated = simulate_configuration(SimulateOptions(**options))
+    show_what_if(OutputConsole(), simulated)
+    return 0 if all(own.at_capacity is not None for own in simulated.prediction.streams) else 1
 
 
-def show_what_if(console: Console, prediction: SimulateResult) -> None:
+def show_what_if(console: Console, simulated: SimulateResult) -> None:
     """Print a prediction, and the measured capacity of the configuration if there is one."""
-    print_sentence(console, describe(prediction.config), "bold")
+    prediction = simulated.prediction
+    print_sentence(console, describe(simulated.config), "bold")
     print_line(
         console,
-        f"predicted from {prediction.runs} saturated runs of {prediction.study}; nothing was "
+        f"predicted from {simulated.runs} saturated runs of {simulated.study}; nothing was "
         "served. Latencies far below saturation tend to be too low",
     )
     for own in prediction.streams:
-        _show(console, own)
-    trial = prediction.measured
+        _show(console, own, prediction.log_sd)
+    _show_batchers(console, prediction)
+    trial = simulated.measured
     if trial is not None and trial.measurement is not None:
         capacity = trial.measurement.capacity_per_second
         print_line(console, f"measured in trial {trial.number}: {capacity:.0f}/s")
 
 
-def _show(console: Console, own: PredictedStream) -> None:
-    limit, sd = own.stream.limit, own.curve.log_sd
+def _show(console: Console, own: PredictedStream, sd: float) -> None:
+    limit, rate = own.stream.limit, own.saturation_per_second
     print_table(console, _levels(own))
-    rate = own.capacity.saturation.per_second
     low, high = (rate * math.exp(sign * _SIGMAS * sd) for sign in (-1, 1))
     print_line(
         console,
@@ -69,18 +71,45 @@ def _show(console: Console, own: PredictedStream) -> None:
         "the service times)",
     )
     name = f"the limit of {limit.latency_ms:g} ms (p{limit.percentile:g})"
-    if own.at_capacity is None:
-        text = f"{name} is missed at any load: {own.capacity.floor_ms:.1f} ms when almost idle"
+    if own.at_capacity is None and own.floor_ms > limit.latency_ms:
+        text = f"{name} is missed at any load: {own.floor_ms:.1f} ms when almost idle"
         print_sentence(console, text, "yellow")
+    elif own.at_capacity is None:
+        text = f"{name} is met when almost idle ({own.floor_ms:.1f} ms), another stream's is not"
+        print_sentence(console, text, "yellow")
+    else:
+        capacity = own.capacity_per_second
+        text = f"{name} is met up to {capacity:.0f}/s, {capacity / rate:.0%} of saturation"
+        print_sentence(console, text, "green")
+
+
+def _show_batchers(console: Console, prediction: PredictedServing) -> None:
+    """Print the executed batches at the capacity; of several models, of the bottleneck."""
+    at_capacity = prediction.streams[0].at_capacity
+    if at_capacity is None:
         return
-    capacity = own.capacity.per_second
-    text = f"{name} is met up to {capacity:.0f}/s, {capacity / rate:.0%} of saturation"
-    print_sentence(console, text, "green")
-    print_table(console, _batches(own.at_capacity))
+    rate, batchers = prediction.capacity.per_second, at_capacity.batchers
+    if len(batchers) > 1:
+        print_table(console, _batchers(rate, batchers))
+        saturated = prediction.capacity.saturation.bottleneck.name
+        print_line(console, f"saturation is reached first by {saturated}")
+    of_model = f" of {at_capacity.bottleneck.name}" if len(batchers) > 1 else ""
+    title = f"Predicted batches{of_model} at {form.rate(rate)} requests/s"
+    print_table(console, _batches(title, at_capacity.bottleneck.batches))
+
+
+def _batchers(rate: float, batchers: Sequence[PredictedBatcher]) -> Table:
+    columns: Mapping[str, Callable[[PredictedBatcher], str]] = {
+        "model": lambda own: own.name,
+        "utilisation": lambda own: form.percent(own.utilisation),
+        "mean queue": lambda own: form.milliseconds(own.mean_queue_ms),
+        "mean batch": lambda own: f"{own.mean_batch:.1f}",
+    }
+    return table_of(f"Predicted models at {form.rate(rate)} requests/s, ms", columns, batchers)
 
 
 def _levels(own: PredictedStream) -> Table:
-    saturation = own.capacity.saturation.per_second
+    saturation = own.saturation_per_second
     columns: Mapping[str, Callable[[PredictedLevel], str]] = {
         "offered/s": lambda level: form.rate(level.offered_per_second),
         "of saturation": lambda level: form.percent(level.offered_per_second / saturation),
@@ -88,16 +117,16 @@ def _levels(own: PredictedStream) -> Table:
         "p95": lambda level: form.milliseconds(level.latency_ms(95)),
         "p99": lambda level: form.milliseconds(level.latency_ms(99)),
         "mean queue": lambda level: form.milliseconds(level.mean_queue_ms),
-        "mean batch": lambda level: f"{_mean(level.batches):.1f}",
+        "mean batch": lambda level: f"{level.bottleneck.mean_batch:.1f}",
         "utilisation": lambda level: form.percent(level.utilisation),
     }
     return table_of(f"Predicted load levels of {own.stream.name}, ms", columns, own.levels)
 
 
-def _batches(level: PredictedLevel) -> Table:
+def _batches(title: str, batches: Mapping[int, int]) -> Table:
     """Return the share of the inferences that is executed in each batch size."""
-    inferences = sum(size * count for size, count in level.batches.items())
-    shares = {size: size * count / inferences for size, count in level.batches.items()}
+    inferences = sum(size * count for size, count in batches.items())
+    shares = {size: size * count / inferences for size, count in batches.items()}
     most = max(shares.values())
     rows = [
         (str(size), form.fine_percent(share), "#" * round(_BAR * share / most))
@@ -107,9 +136,4 @@ def _batches(level: PredictedLevel) -> Table:
     rest = sum(share for share in shares.values() if share < _LEAST_SHARE)
     if rest > 0:
         rows.append(("others", form.fine_percent(rest), ""))
-    title = f"Predicted batches at {form.rate(level.offered_per_second)} requests/s"
     return Table(title, ("batch size", "inferences", ""), tuple(rows), texts=("",))
-
-
-def _mean(batches: Mapping[int, int]) -> float:
-    return sum(size * count for size, count in batches.items()) / sum(batches.values())

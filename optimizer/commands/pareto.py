@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from optimizer.analysis.latency_curve import (
@@ -23,9 +22,9 @@ from optimizer.files.atomic import write_text
 from optimizer.machine.slots import Slot
 from optimizer.report.pareto_page import pareto_page
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.forecast import Forecast, Forecaster
+from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.network_forecast import forecaster_of
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.stream_estimate import simulated_estimate
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.searched_space import SearchedSpace
 
@@ -126,8 +125,8 @@ def forecast_within(
 ) -> Forecast:
     """Predict every configuration within a latency limit by service times."""
     workload = searched.workload.within(limit_ms)
-    simulate = partial(simulated_estimate, seed=seed)
-    return Forecaster(searched.search_space, workload, concurrency, simulate).forecast(service)
+    forecaster = forecaster_of(searched.search_space, workload, concurrency, seed)
+    return forecaster.forecast(service)
 
 
 def latency_cost_context(searched: SearchedSpace) -> StudyContext:

@@ -17,7 +17,7 @@ from optimizer.fleet.planning.demand_curve import DemandCurve, constant_demand
 from optimizer.fleet.planning.demand_file import read_demand
 from optimizer.fleet.planning.fleet_plan import Plan, PlanInputs, ScalingPolicy, plan_fleet
 from optimizer.fleet.planning.fleet_simulation import SimulatedFleet
-from optimizer.fleet.planning.instance import Instance, Part
+from optimizer.fleet.planning.instance import Instance, ServedStreams
 from optimizer.fleet.planning.mix import FleetMix
 from optimizer.fleet.planning.sizing import Survival
 from optimizer.fleet.price_list import ListedPrice, price_list
@@ -25,7 +25,7 @@ from optimizer.fleet.price_rules import Accepted, PriceChoice, listed_instance, 
 from optimizer.measurement.cost import Demand, Price
 from optimizer.report.plan_page import plan_page
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.stream_estimate import serving_of
+from optimizer.simulator.served_network import offered_streams, served_network
 from optimizer.study.decision import ConfirmedCapacity
 
 
@@ -212,7 +212,7 @@ def _source(
         capacity_per_second=copies * measurement.capacity_per_second,
         capacity_low_per_second=copies * measurement.capacity_low_per_second,
         setup_seconds=setup,
-        parts=_parts(study, candidate.config),
+        served=_served(study, candidate.config),
         copies=copies,
         setup_measured=cold is not None,
     )
@@ -222,20 +222,10 @@ def _source(
         raise UsageError(str(error)) from error
 
 
-def _parts(study: StudyReading, config: ServingConfig) -> tuple[Part, ...]:
+def _served(study: StudyReading, config: ServingConfig) -> ServedStreams:
     workload = study.searched.workload
-    models = {model.name: model for model in config.models}
-    return tuple(
-        Part(
-            serving_of(model, study.service.curve(model, config.server), stream),
-            stream.arrivals,
-            stream.limit,
-            concurrency(config),
-            stream.demand_per_second / workload.demand_per_second,
-        )
-        for stream in workload.streams
-        for model in [models[stream.target]]
-    )
+    network = served_network(config, study.service, workload)
+    return ServedStreams(network, offered_streams(workload), concurrency(config))
 
 
 def _to_json(plan: Plan, described: Mapping[str, str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from optimizer.analysis.effects import Effects, effects_of
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.commands.pareto import forecast_within, latency_cost_context, measured_costs
-from optimizer.commands.simulate import predicted_stream
+from optimizer.commands.simulate import predicted_serving
 from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.files.atomic import write_text
@@ -91,10 +91,10 @@ def _curves(
     """Return the predicted latency over load, by configuration and stream."""
     curves: dict[tuple[str, str], PredictedCurve] = {}
     for config in configs:
-        for stream in study.searched.workload.streams:
-            own = predicted_stream(stream, config, study.service, seed)
-            percentile = stream.limit.percentile
-            curves[describe(config), stream.name] = [
+        prediction = predicted_serving(study.searched.workload, config, study.service, seed)
+        for own in prediction.streams:
+            percentile = own.stream.limit.percentile
+            curves[describe(config), own.stream.name] = [
                 (level.offered_per_second, level.latency_ms(percentile)) for level in own.levels
             ]
     return curves

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.load.capacity import CapacityProtocol
@@ -12,13 +11,13 @@ from optimizer.search.evaluator import Evaluator
 from optimizer.search.level_runner import concurrency
 from optimizer.search.samplers import CALIBRATED, SAMPLERS, Strategy
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSource, no_forecast
+from optimizer.search.surrogate.idle_models import OpenRows
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
 from optimizer.simulator.calibration import calibration_points
-from optimizer.simulator.forecast import Forecaster
-from optimizer.simulator.stream_estimate import simulated_estimate
+from optimizer.simulator.network_forecast import forecaster_of
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Watcher
+from optimizer.study.events import Note, Watcher
 from optimizer.study.history import History
 from optimizer.workload.streams import Workload
 
@@ -59,13 +58,17 @@ class Strategies:
         # The first point is the baseline, which is also the first trial.
         points = calibration_points(self.space)[1:]
         calibration = phase.run([self.space.config(point) for point in points])
-        simulate = partial(simulated_estimate, seed=self.seed)
-        forecaster = Forecaster(self.space, self.workload, concurrency, simulate)
+        forecaster = forecaster_of(self.space, self.workload, concurrency, self.seed)
         learnt = LearntForecast(forecaster, calibration, self.workload)
-        return self._strategy(sampler, learnt)
+        opened = learnt.open_rows(self.space)
+        for idle in opened.idle if opened is not None else ():
+            watch(Note(idle.text))
+        return self._strategy(sampler, learnt, opened)
 
-    def _strategy(self, sampler: str, forecast: ForecastSource) -> Strategy:
+    def _strategy(
+        self, sampler: str, forecast: ForecastSource, opened: OpenRows | None = None
+    ) -> Strategy:
         policy = AcquisitionPolicy(
-            self.space, self.history, forecast, self.context, self.protocol, self.seed
+            self.space, self.history, forecast, self.context, self.protocol, self.seed, opened
         )
         return SAMPLERS[sampler](policy)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.analysis.study_reading import read_study
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.level import floor_per_second
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
 from optimizer.simulator.prediction import (
+    Loads,
     PredictedCapacity,
     PredictedLevel,
     predict_capacity,
-    predict_level,
 )
-from optimizer.simulator.service_curve import ServiceCurve
+from optimizer.simulator.served_network import offered_streams, served_network
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.stream_estimate import serving_of
 from optimizer.space_file.chosen_point import only_point
-from optimizer.workload.streams import Stream
+from optimizer.workload.streams import Stream, Workload
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 """Shares of saturation at which latency is predicted."""
@@ -43,18 +43,38 @@ class SimulateOptions:
 
 @dataclass(frozen=True)
 class PredictedStream:
-    """The prediction of one stream.
+    """The prediction of one stream; rates are of its own requests.
 
     Attributes:
         levels: load levels at `SHARES` of saturation.
-        at_capacity: the level at the capacity, None where no load is within the limit.
+        at_capacity: the level at the capacity, None where no load is within the limits.
+        floor_ms: latency at the limit's percentile at the floor load.
     """
 
     stream: Stream
-    curve: ServiceCurve
-    capacity: PredictedCapacity
+    saturation_per_second: float
     levels: tuple[PredictedLevel, ...]
     at_capacity: PredictedLevel | None
+    floor_ms: float
+
+    @property
+    def capacity_per_second(self) -> float:
+        """Rate of the stream at the capacity; 0 where no load is within the limits."""
+        return self.at_capacity.offered_per_second if self.at_capacity is not None else 0.0
+
+
+@dataclass(frozen=True)
+class PredictedServing:
+    """The prediction of all streams of a configuration, which are served at once.
+
+    Attributes:
+        capacity: of all streams together.
+        log_sd: standard deviation of the logarithm of the bottleneck's times, their uncertainty.
+    """
+
+    streams: tuple[PredictedStream, ...]
+    capacity: PredictedCapacity
+    log_sd: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,7 @@ class SimulateResult:
 
     study: str
     config: ServingConfig
-    streams: tuple[PredictedStream, ...]
+    prediction: PredictedServing
     runs: int
     measured: TrialRecord | None
 
@@ -88,36 +108,41 @@ def simulate_configuration(options: SimulateOptions) -> SimulateResult:
     return SimulateResult(
         study=study.name,
         config=config,
-        streams=tuple(
-            predicted_stream(stream, config, service, options.seed)
-            for stream in study.searched.workload.streams
-        ),
+        prediction=predicted_serving(study.searched.workload, config, service, options.seed),
         runs=sum(r.measurement is not None for r in (*study.calibration, *study.trials)),
         measured=own[-1] if own else None,
     )
 
 
-def predicted_stream(
-    stream: Stream, config: ServingConfig, service: ServiceModel, seed: int
-) -> PredictedStream:
-    """Predict one stream of a configuration by its service times."""
-    model = next(model for model in config.models if model.name == stream.target)
-    curve = service.curve(model, config.server)
-    serving = serving_of(model, curve, stream)
-    most = predict_capacity(
-        serving, stream.arrivals, stream.limit, concurrency(config), seed, _REQUESTS
-    )
+def predicted_serving(
+    workload: Workload, config: ServingConfig, service: ServiceModel, seed: int
+) -> PredictedServing:
+    """Predict a configuration by its service times.
 
-    def level_at(rate_per_second: float) -> PredictedLevel:
-        percentiles = tuple(sorted({*PERCENTILES, stream.limit.percentile}))
-        return predict_level(
-            serving, stream.arrivals, rate_per_second, seed, _REQUESTS, percentiles=percentiles
+    Raises:
+        KeyError: when a model was never observed.
+    """
+    network, offered = served_network(config, service, workload), offered_streams(workload)
+    capacity = predict_capacity(network, offered, concurrency(config), seed, _REQUESTS)
+    limits = {stream.limit.percentile for stream in workload.streams}
+    percentiles = tuple(sorted({*PERCENTILES, *limits}))
+    loads = Loads(network, offered, _REQUESTS, seed)
+    rate = capacity.saturation.per_second
+    levels = [loads.levels(share * rate, percentiles) for share in SHARES]
+    at_capacity: Sequence[PredictedLevel | None] = [None] * len(offered)
+    if capacity.per_second > 0:
+        at_capacity = loads.levels(capacity.per_second, percentiles)
+    floors = loads.latencies_over_limits(floor_per_second(rate))
+    streams = tuple(
+        PredictedStream(
+            stream,
+            own.share * rate,
+            tuple(level[n] for level in levels),
+            at_capacity[n],
+            floors[n] * stream.limit.latency_ms,
         )
-
-    return PredictedStream(
-        stream,
-        curve,
-        most,
-        tuple(level_at(share * most.saturation.per_second) for share in SHARES),
-        level_at(most.per_second) if most.per_second > 0 else None,
+        for n, (stream, own) in enumerate(zip(workload.streams, offered, strict=True))
     )
+    bottleneck = capacity.saturation.bottleneck.name
+    curves = {batcher.name: batcher.curve for batcher in network.batchers}
+    return PredictedServing(streams, capacity, curves[bottleneck].log_sd)

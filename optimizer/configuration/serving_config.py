@@ -161,6 +161,11 @@ class ServerOptions:
     client_shared_memory: bool = False
 
 
+_NO_OPTIONS = ServerOptions()
+_ADDED_OPTIONS = ("cache_bytes", "client_shared_memory")
+"""Options that digests of earlier versions lack."""
+
+
 @dataclass(frozen=True)
 class ServingConfig:
     """One point of the search: the models, the graph that joins them, and the server's options.
@@ -195,8 +200,9 @@ class ServingConfig:
     def digest(self) -> str:
         """Name of the configuration's measurements: 16 hex digits of its content."""
         content = asdict(self)
-        if self.server.cache_bytes is None:
-            del content["server"]["cache_bytes"]  # which records of earlier versions lack
+        for name in _ADDED_OPTIONS:
+            if getattr(self.server, name) == getattr(_NO_OPTIONS, name):
+                del content["server"][name]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -288,7 +288,7 @@ def predicted_levels_frame(levels: Mapping[str, Sequence[PredictedLevel]]) -> pd
             "achieved_per_second": level.achieved_per_second,
             **{f"p{percentile}_ms": level.latency_ms(percentile) for percentile in _PERCENTILES},
             "queue_ms": level.mean_queue_ms,
-            "mean_batch_size": level.mean_batch,
+            "mean_batch_size": level.bottleneck.mean_batch,
             "refused_share": level.refused_share,
             "utilisation": level.utilisation,
         }

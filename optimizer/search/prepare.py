@@ -30,6 +30,7 @@ from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.search.deployed_reference import deployed_reference
 from optimizer.search.gate_server import DeployedPipeline
 from optimizer.search.generated_pipeline import generated_pipeline
+from optimizer.search.response_cache import without_cache
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
@@ -192,8 +193,7 @@ class PreparePhase:
         self.watch(StepStarted(f"serving {model.name} as deployed, for the reference"))
         deployed = space.config(space.baseline).part(model.name)
         # A cache would give the answers of another artefact.
-        uncached = tuple(replace(own, cache=False) for own in deployed.models)
-        config = replace(deployed, models=uncached, server=ServerOptions())
+        config = replace(without_cache(deployed), server=ServerOptions())
         [spec] = [own.artifact for own in config.models if own.name == model.name]
         lengths = sorted(_plan(spec, model, space).lengths)
         try:

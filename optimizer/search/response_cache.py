@@ -23,7 +23,8 @@ from optimizer.simulator.response_cache import (
     last_different,
     popularity_of_keys,
 )
-from optimizer.workload.streams import Stream
+from optimizer.workload.arrivals import ArrivalTrace
+from optimizer.workload.streams import Stream, Workload
 
 _MOST_DRAWS = 20_000_000
 _DRAWS = 100_000
@@ -37,6 +38,23 @@ def is_cached(stream: Stream, config: ServingConfig) -> bool:
 def varies(stream: Stream, config: ServingConfig) -> bool:
     """Return whether requests must be different, or repeat exactly as the traffic says."""
     return stream.population is not None or is_cached(stream, config)
+
+
+def without_cache(config: ServingConfig) -> ServingConfig:
+    """Return a configuration with the response cache off."""
+    models = tuple(replace(model, cache=False) for model in config.models)
+    return replace(config, models=models, server=replace(config.server, cache_bytes=None))
+
+
+def without_repeats(workload: Workload) -> Workload:
+    """Return the workload with unique requests."""
+    streams = []
+    for stream in workload.streams:
+        arrivals = stream.arrivals
+        if isinstance(arrivals, ArrivalTrace):
+            arrivals = replace(arrivals, keys=())
+        streams.append(replace(stream, arrivals=arrivals, repeats=None))
+    return replace(workload, streams=tuple(streams))
 
 
 def sequence_of(stream: Stream) -> RequestSequence:

@@ -29,6 +29,7 @@ from optimizer.measurement.transport_costs import (
 from optimizer.search.cold_start import largest_request
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import concurrency
+from optimizer.search.response_cache import without_cache, without_repeats
 from optimizer.triton.session import ServedConfiguration, files_of
 from optimizer.workload.streams import Workload
 from optimizer.workload.transport import Transport
@@ -72,18 +73,19 @@ def compare_transports(
         TrialFailure: the server is stopped.
     """
     session = evaluator.session
-    memory = replace(config, server=replace(config.server, client_shared_memory=True))
+    plain = without_cache(config)
+    memory = replace(plain, server=replace(plain.server, client_shared_memory=True))
     try:
         session.retire(wait=True)
         served = session.serve(memory, files_of(config, evaluator.files))
         with ExitStack() as stack:
-            comparison = _Comparison(evaluator, config, load_factor, seconds)
+            comparison = _Comparison(evaluator, plain, load_factor, seconds)
             comparison.open(served, stack)
             result = comparison.measure()
         session.retire()
     except TrialFailure as error:
         raise session.failure(error) from error
-    return result
+    return replace(result, config=config)
 
 
 class _Comparison:
@@ -93,7 +95,8 @@ class _Comparison:
         self, evaluator: LiveEvaluator, config: ServingConfig, load_factor: float, seconds: float
     ) -> None:
         self._evaluator = evaluator
-        self._workload = evaluator.workload
+        # Every transport sends requests that are executed.
+        self._workload = without_repeats(evaluator.workload)
         self._config = config
         self._load_factor = load_factor
         self._seconds = seconds
@@ -108,7 +111,8 @@ class _Comparison:
             self._workloads[sent_as] = workload
             # The first, which is the study's own, warms up the server and its caches for all.
             levels, others = self._evaluator.levels, bool(self._runs)
-            levels = levels.for_workload(workload) if others else levels
+            own = workload == self._evaluator.workload and not others
+            levels = levels if own else levels.for_workload(workload)
             try:
                 run = stack.enter_context(levels.on(served, self._config, cold=others))
                 self._runs[sent_as] = run

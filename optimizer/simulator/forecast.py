@@ -130,7 +130,7 @@ class Forecaster:
         order = np.lexsort((-rough.saturation, -rough.capacity))
         rows = np.sort(order[:MOST_SIMULATED])
         exact = [self._simulated(target, dict(enumerate(own)), rows) for target, own in pairs]
-        return _refined(rough, rows, _joined(exact))
+        return refined(rough, rows, _joined(exact))
 
     def _simulated(
         self, target: _Target, curves: Mapping[int, ServiceCurve], rows: _Ints
@@ -222,7 +222,7 @@ def _joined(streams: Sequence[Forecast]) -> Forecast:
     )
 
 
-def _refined(rough: Forecast, rows: _Ints, exact: Forecast) -> Forecast:
+def refined(rough: Forecast, rows: _Ints, exact: Forecast) -> Forecast:
     """Replace the closed form of simulated rows, and bring the other rows to the same scale."""
     saturation = rough.saturation * np.median(exact.saturation / rough.saturation[rows])
     served = (exact.capacity > 0) & (rough.capacity[rows] > 0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +25,9 @@ from optimizer.simulator.batcher import (
     Scheduler,
     Shapes,
     Simulation,
+    closed_loop,
     draw,
+    open_loop,
     rows_of,
     rules_of,
     simulation_of,
@@ -75,7 +77,7 @@ class Batcher:
 
 
 @dataclass(frozen=True)
-class Source:
+class NetworkSource:
     """Requests of one kind, and the calls that they go through."""
 
     calls: tuple[NetworkCall, ...]
@@ -111,7 +113,7 @@ class Network:
     """
 
     batchers: tuple[Batcher, ...]
-    sources: tuple[Source, ...]
+    sources: tuple[NetworkSource, ...]
     contention: Contention = NO_CONTENTION
     outside_ms: float = 0.0
 
@@ -145,29 +147,42 @@ class Network:
             result.append(tuple(np.where(fresh > 0, math.inf, visits).tolist()))
         return tuple(result)
 
-    def draw(
-        self, requests: int, rng: np.random.Generator, mix: Sequence[float] = ()
-    ) -> NetworkDraws:
-        """Draw the random numbers of `requests` requests.
-
-        Args:
-            mix: share of each source; equal shares without any.
-        """
-        source = np.zeros(requests, dtype=np.int64)
-        if len(self.sources) > 1:
-            shares = np.asarray(mix or [1.0] * len(self.sources))
-            source = rng.choice(len(self.sources), size=requests, p=shares / shares.sum())
-        shape, factor = np.zeros(requests, dtype=np.int32), np.ones(requests)
-        for n, each in enumerate(self.sources):
-            own = source == n
-            drawn = draw(int(own.sum()), 0.0, each.shapes, rng)
-            shape[own], factor[own] = drawn.shape, drawn.factors[drawn.shape]
+    def draw(self, source: NDArray[np.int64], rng: np.random.Generator) -> NetworkDraws:
+        """Draw the random numbers of requests of these sources, shape [requests]."""
+        requests = len(source)
         most = requests * np.array(self._visits(whole=True)).max(axis=0)
         noise = tuple(
             draw(int(n), batcher.curve.spread, ONE_SHAPE, rng).noise
             for n, batcher in zip(most, self.batchers, strict=True)
         )
+        shape, factor = np.zeros(requests, dtype=np.int32), np.ones(requests)
+        distinct = list(dict.fromkeys(each.shapes for each in self.sources))
+        for n, each in enumerate(self.sources):
+            own = source == n
+            drawn = draw(int(own.sum()), 0.0, each.shapes, rng)
+            first = sum(len(other.shares) for other in distinct[: distinct.index(each.shapes)])
+            shape[own], factor[own] = first + drawn.shape, drawn.factors[drawn.shape]
         return NetworkDraws(source, shape, factor, noise, rng.random(requests))
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one batcher alone, each of whose requests is one of its source."""
+        return (
+            len(self.batchers) == len(self.sources) == 1
+            and not self.batchers[0].calls
+            and self.sources[0].calls == (NetworkCall(0),)
+        )
+
+    def slower(self, factor: float) -> Network:
+        """Return the network with all execution times multiplied."""
+        batchers = (replace(each, curve=each.curve.slower(factor)) for each in self.batchers)
+        return replace(self, batchers=tuple(batchers))
+
+
+def one_batcher(scheduler: Scheduler, curve: ServiceCurve, shapes: Shapes = ONE_SHAPE) -> Network:
+    """Return the network of one model that serves one stream."""
+    source = NetworkSource((NetworkCall(0),), shapes)
+    return Network((Batcher("", scheduler, curve),), (source,), outside_ms=curve.outside_ms)
 
 
 @dataclass(frozen=True)
@@ -186,6 +201,10 @@ class NetworkDraws:
     factor: NDArray[np.float64]
     noise: tuple[NDArray[np.float64], ...]
     chance: NDArray[np.float64]
+
+    def with_mean_noise(self) -> NetworkDraws:
+        """Return the numbers with a mean noise of exactly 1."""
+        return replace(self, noise=tuple(own / own.mean() for own in self.noise))
 
 
 @dataclass(frozen=True)
@@ -221,6 +240,10 @@ def network_open_loop(
     Raises:
         ValueError: when scheduler, curve and request size of a batcher do not fit together.
     """
+    if network.single:
+        [own] = network.batchers
+        alone = open_loop(own.scheduler, own.curve, arrive_ms, _draws_of_one(draws))
+        return _simulation_of_one(alone, network, draws)
     requests = _requests(draws)
     requests["arrive"] = arrive_ms
     return _simulate(network, requests, draws, arrivals=len(arrive_ms))
@@ -236,8 +259,25 @@ def network_closed_loop(
     Raises:
         ValueError: when scheduler, curve and request size of a batcher do not fit together.
     """
+    if network.single:
+        [own] = network.batchers
+        alone = closed_loop(own.scheduler, own.curve, concurrency, _draws_of_one(draws))
+        return _simulation_of_one(alone, network, draws)
     requests = _requests(draws)
     return _simulate(network, requests, draws, arrivals=min(concurrency, len(requests)))
+
+
+def _draws_of_one(draws: NetworkDraws) -> Draws:
+    factors = np.ones(int(draws.shape.max(initial=0)) + 1)
+    factors[draws.shape] = draws.factor
+    return Draws(draws.noise[0], draws.shape, factors)
+
+
+def _simulation_of_one(
+    alone: Simulation, network: Network, draws: NetworkDraws
+) -> NetworkSimulation:
+    times = (alone.arrive_ms, alone.done_ms, alone.refused)
+    return NetworkSimulation(draws.source, *times, (alone,), network.outside_ms)
 
 
 def _check_calls(calls: Sequence[NetworkCall], batchers: int) -> None:

@@ -1,4 +1,4 @@
-"""Prediction of saturation, load levels and capacity of one model that serves one stream.
+"""Prediction of saturation, load levels and capacity of one model or of a network of them.
 
 The same seed gives the same prediction. All loads of one capacity have the same arrivals, faster or
 slower, and the same noise, so that they differ by the load alone.
@@ -7,24 +7,21 @@ slower, and the same noise, so that they differ by the load alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.measurement.level import HIGHEST_SHARE, floor_per_second
-from optimizer.simulator.batcher import (
-    ONE_SHAPE,
-    Scheduler,
-    Shapes,
-    Simulation,
-    closed_loop,
-    draw,
-    histogram,
-    open_loop,
+from optimizer.simulator.batcher import Simulation, histogram
+from optimizer.simulator.network import (
+    Network,
+    NetworkSimulation,
+    network_closed_loop,
+    network_open_loop,
 )
-from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.arrivals import ArrivalPattern, arrivals_of
 from optimizer.workload.streams import LatencyLimit
 
@@ -35,12 +32,38 @@ _MAX_STEPS = 8
 
 
 @dataclass(frozen=True)
-class Serving:
-    """A model that serves one stream; `shapes` are those of the stream's requests."""
+class OfferedStream:
+    """The requests of one source of a network, and the limit of their latency.
 
-    scheduler: Scheduler
-    curve: ServiceCurve
-    shapes: Shapes = ONE_SHAPE
+    Attributes:
+        share: of all requests.
+    """
+
+    arrivals: ArrivalPattern
+    limit: LatencyLimit
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class PredictedBatcher:
+    """Prediction for one model of a network.
+
+    Attributes:
+        batches: executions by their size in inferences, ascending.
+        utilisation: share of the instances' time that they are occupied.
+        mean_queue_ms: from arrival to execution, of requests that were not refused; 0 without any.
+    """
+
+    name: str
+    batches: dict[int, int]
+    utilisation: float
+    mean_queue_ms: float
+
+    @property
+    def mean_batch(self) -> float:
+        """Mean inferences of an execution; 1 without any."""
+        executions = sum(self.batches.values())
+        return sum(size * n for size, n in self.batches.items()) / executions if executions else 1.0
 
 
 @dataclass(frozen=True)
@@ -48,27 +71,38 @@ class PredictedSaturation:
     """Prediction for a closed loop without think time.
 
     Attributes:
-        per_second: requests per second.
-        batches: executions by their size in inferences, ascending.
+        per_second: requests per second, of all sources.
+        batchers: each model of the network.
     """
 
     per_second: float
-    batches: dict[int, int]
+    batchers: tuple[PredictedBatcher, ...]
+
+    @property
+    def bottleneck(self) -> PredictedBatcher:
+        """The model whose instances are occupied the most."""
+        return max(self.batchers, key=lambda each: each.utilisation)
+
+    @property
+    def batches(self) -> dict[int, int]:
+        """Executions of the bottleneck."""
+        return self.bottleneck.batches
 
 
 @dataclass(frozen=True)
 class PredictedLevel:
-    """Prediction for independent arrivals.
+    """Prediction for the requests of one source under independent arrivals.
 
     Attributes:
+        offered_per_second: of this source, as the next one.
         achieved_per_second: rate of good replies while requests were due.
         latencies_ms: (percentile, latency) pairs, ascending, of requests that were not refused;
             infinity where all were.
-        mean_queue_ms: from arrival to execution, of the same requests.
+        mean_queue_ms: from arrival to execution, of the same requests, summed over the models of a
+            request.
         refused_share: share of the requests that were refused.
-        late_share: share of the requests that were over the given limit or refused.
-        batches: executions by their size in inferences, ascending.
-        utilisation: share of the instances' time that they execute.
+        late_share: share of the requests that were over their limit or refused.
+        batchers: each model of the network, with the requests of all sources.
     """
 
     offered_per_second: float
@@ -77,105 +111,122 @@ class PredictedLevel:
     mean_queue_ms: float
     refused_share: float
     late_share: float
-    batches: dict[int, int]
-    utilisation: float
+    batchers: tuple[PredictedBatcher, ...]
+
+    @property
+    def bottleneck(self) -> PredictedBatcher:
+        """The model whose instances are occupied the most."""
+        return max(self.batchers, key=lambda each: each.utilisation)
+
+    @property
+    def batches(self) -> dict[int, int]:
+        """Executions of the bottleneck by their size in inferences, ascending."""
+        return self.bottleneck.batches
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the time that the instances of the bottleneck are occupied."""
+        return self.bottleneck.utilisation
 
     def latency_ms(self, percentile: float) -> float:
         """Return one of the predicted percentiles. Raises KeyError for another."""
         return dict(self.latencies_ms)[percentile]
 
-    @property
-    def mean_batch(self) -> float:
-        """Mean inferences of an execution; 0 where everything was refused."""
-        executions = sum(self.batches.values())
-        return sum(size * n for size, n in self.batches.items()) / max(1, executions)
-
 
 @dataclass(frozen=True)
 class PredictedCapacity:
-    """The largest rate within a limit, by the rules of `optimizer.load.capacity`.
+    """The largest rate within the limits, by the rules of `optimizer.load.capacity`.
 
     Attributes:
-        per_second: requests per second; 0 where even the floor load misses the limit.
-        floor_ms: latency at the limit's percentile at the floor load.
+        per_second: requests per second, of all sources; 0 where even the floor load misses a limit.
+        floor_log_excess: logarithm of latency over limit at the floor load, of the worst source.
     """
 
     per_second: float
     saturation: PredictedSaturation
-    floor_ms: float
+    floor_log_excess: float
 
 
-def predict_saturation(serving: Serving, concurrency: int, seed: int) -> PredictedSaturation:
-    """Predict saturation: `concurrency` requests are kept outstanding."""
-    scheduler = serving.scheduler
-    filled = scheduler.instances * scheduler.most_requests
+def predict_saturation(
+    network: Network, concurrency: int, seed: int, mix: Sequence[float] = (1.0,)
+) -> PredictedSaturation:
+    """Predict saturation: `concurrency` requests are kept outstanding.
+
+    Args:
+        mix: share of each source.
+    """
+    schedulers = [batcher.scheduler for batcher in network.batchers]
+    filled = max(each.instances * each.most_requests for each in schedulers)
     requests = 2 * concurrency + max(1000, 40 * filled)
     rng = np.random.default_rng(seed)
-    draws = draw(requests, serving.curve.spread, serving.shapes, rng)
-    simulation = closed_loop(scheduler, serving.curve, concurrency, draws)
+    sources = np.zeros(requests, dtype=np.int64)
+    if len(mix) > 1:
+        sources = rng.choice(len(mix), size=requests, p=np.array(mix) / sum(mix))
+    draws = network.draw(sources, rng)
+    simulation = network_closed_loop(network, concurrency, draws)
     if simulation.refused.all():
-        return PredictedSaturation(0.0, {})
+        return PredictedSaturation(0.0, _batchers(network, simulation, 0.0, math.inf))
     # Count whole executions, from the end of one to the end of another, while all clients send.
     done = np.sort(simulation.done_ms[~simulation.refused])
     begin_ms = done[len(done) // 5]
     end_ms = done[np.searchsorted(done, simulation.arrive_ms[-1] - simulation.outside_ms)]
     completed = np.count_nonzero((done > begin_ms) & (done <= end_ms))
-    counted = (simulation.execution_begin_ms >= begin_ms) & (simulation.execution_begin_ms < end_ms)
+    batchers = _batchers(network, simulation, begin_ms, end_ms)
+    busiest = int(np.argmax([each.utilisation for each in batchers]))
     # The noise of few executions is not 1 on average: correct the rate by its mean.
-    took_ms, noise = simulation.execution_ms[counted], draws.noise[: len(counted)][counted]
+    own = simulation.batchers[busiest]
+    counted = (own.execution_begin_ms >= begin_ms) & (own.execution_begin_ms < end_ms)
+    took_ms, noise = own.execution_ms[counted], draws.noise[busiest][: len(counted)][counted]
     slower = took_ms.sum() / (took_ms / noise).sum()
-    return PredictedSaturation(
-        per_second=slower * 1e3 * completed / (end_ms - begin_ms),
-        batches=histogram(simulation.execution_size[counted]),
-    )
+    return PredictedSaturation(slower * 1e3 * completed / (end_ms - begin_ms), batchers)
 
 
 def predict_level(
-    serving: Serving,
+    network: Network,
     arrivals: ArrivalPattern,
     rate_per_second: float,
     seed: int,
     requests: int = 4000,
     percentiles: tuple[float, ...] = (50.0, 95.0, 99.0),
 ) -> PredictedLevel:
-    """Predict the level at a request rate, from about so many requests."""
-    return Loads(serving, arrivals, requests, seed).level(rate_per_second, percentiles)
+    """Predict the level of a single source at a request rate, from about so many requests."""
+    stream = OfferedStream(arrivals, LatencyLimit(50.0, math.inf))
+    loads = Loads(network, (stream,), requests, seed)
+    return loads.levels(rate_per_second, percentiles)[0]
 
 
 def predict_capacity(
-    serving: Serving,
-    arrivals: ArrivalPattern,
-    limit: LatencyLimit,
+    network: Network,
+    streams: Sequence[OfferedStream],
     concurrency: int,
     seed: int,
     requests: int = 4000,
     resolution: float = 0.02,
 ) -> PredictedCapacity:
-    """Predict the largest rate at which the limit is met.
+    """Predict the largest rate of all sources together at which every limit is met.
 
     Args:
+        streams: of each source.
         concurrency: requests outstanding under saturation.
         requests: simulated for each load.
         resolution: of the rate, as a share of saturation.
     """
-    saturated = predict_saturation(serving, concurrency, seed)
-    loads = Loads(serving, arrivals, requests, seed)
+    saturated = predict_saturation(network, concurrency, seed, [each.share for each in streams])
+    loads = Loads(network, streams, requests, seed)
 
     def log_excess(rate: float) -> float:
-        latency_ms = loads.latency_ms(rate, limit.percentile)
-        return math.log(latency_ms / limit.latency_ms)
+        return math.log(max(loads.latencies_over_limits(rate)))
 
     top = HIGHEST_SHARE * saturated.per_second
     floor = floor_per_second(saturated.per_second)
     at_floor = log_excess(floor)
-    floor_ms = limit.latency_ms * math.exp(at_floor)
     if at_floor > 0:
         rate = 0.0
     elif floor >= top:
         rate = top
     else:
         rate = _crossing(log_excess, floor, at_floor, top, resolution * saturated.per_second)
-    return PredictedCapacity(rate, saturated, floor_ms)
+    return PredictedCapacity(rate, saturated, at_floor)
 
 
 def _crossing(
@@ -211,74 +262,127 @@ class Loads:
     """Simulated levels that differ by their rate alone.
 
     Args:
+        streams: of each source of the network.
         requests: approximate number of requests of each level.
     """
 
     def __init__(
-        self, serving: Serving, arrivals: ArrivalPattern, requests: int, seed: int
+        self, network: Network, streams: Sequence[OfferedStream], requests: int, seed: int
     ) -> None:
         rng = np.random.default_rng(seed)
-        due = arrivals_of(arrivals).due_seconds(1.0, float(requests), rng)
-        # The mean rate is exactly the given one, not only on average.
-        self._due = due * (len(due) / requests)
-        self._requests = len(due)
-        self._serving = serving
-        draws = draw(len(self._due), serving.curve.spread, serving.shapes, rng)
-        # So is the mean noise: near saturation 1 % of service time is several % of latency.
-        self._draws = replace(draws, noise=draws.noise / draws.noise.mean())
+        total = sum(stream.share for stream in streams)
+        self._shares = [stream.share / total for stream in streams]
+        pairs = zip(streams, self._shares, strict=True)
+        own = [_due(stream.arrivals, requests, share, rng) for stream, share in pairs]
+        self._end = min(len(due) / share for due, share in zip(own, self._shares, strict=True))
+        source = np.repeat(np.arange(len(own)), [len(due) for due in own])
+        joined = np.concatenate(own)
+        order = np.argsort(joined, kind="stable")
+        order = order[joined[order] < self._end]
+        self._due, self._source = joined[order], source[order]
+        self._network, self._streams = network, streams
+        # Near saturation 1 % of service time is several % of latency.
+        self._draws = network.draw(self._source, rng).with_mean_noise()
 
-    def latency_ms(self, rate_per_second: float, percentile: float) -> float:
-        """Return the latency at one percentile."""
+    def latencies_over_limits(self, rate_per_second: float) -> list[float]:
+        """Return the latency at the limit's percentile over the limit, of each source."""
         simulation = self._simulate(rate_per_second)
-        good = self._counted() & ~simulation.refused
-        return _percentiles(simulation, good, (percentile,))[0]
+        good = self._counted & ~simulation.refused
+        limits = [stream.limit for stream in self._streams]
+        return [
+            _percentiles(simulation, good & (self._source == n), (limit.percentile,))[0]
+            / limit.latency_ms
+            for n, limit in enumerate(limits)
+        ]
 
-    def latencies_ms(self, rate_per_second: float) -> NDArray[np.float64]:
-        """Return the latency of every counted request, shape [requests]; infinity if refused."""
+    def latencies_ms(self, rate_per_second: float) -> list[NDArray[np.float64]]:
+        """Return the latency of each source's counted requests; infinity if refused."""
         simulation = self._simulate(rate_per_second)
         latency_ms = np.where(simulation.refused, np.inf, simulation.latency_ms)
-        return latency_ms[self._counted()]
+        sources = range(len(self._shares))
+        return [latency_ms[self._counted & (self._source == n)] for n in sources]
 
-    def level(
-        self,
-        rate_per_second: float,
-        percentiles: tuple[float, ...],
-        limit_ms: float = math.inf,
-    ) -> PredictedLevel:
-        """Predict one level in full."""
+    def levels(
+        self, rate_per_second: float, percentiles: tuple[float, ...]
+    ) -> list[PredictedLevel]:
+        """Predict the level of each source in full, at a rate of all together."""
         simulation = self._simulate(rate_per_second)
-        counted = self._counted()
-        good = counted & ~simulation.refused
-        begin_ms = 1e3 * _WARMUP_SHARE * self._requests / rate_per_second
-        end_ms = 1e3 * self._requests / rate_per_second
-        done = simulation.done_ms[~simulation.refused]
-        completed = np.count_nonzero((done > begin_ms) & (done <= end_ms))
-        executed = _overlap(simulation, begin_ms, end_ms)
-        instances = self._serving.scheduler.instances
-        begun = simulation.execution_begin_ms >= begin_ms
+        begin_ms = 1e3 * _WARMUP_SHARE * self._end / rate_per_second
+        end_ms = 1e3 * self._end / rate_per_second
+        batchers = _batchers(self._network, simulation, begin_ms, end_ms)
+        visits = self._network.visits
         ordered = tuple(sorted(percentiles))
-        late = simulation.refused | (simulation.latency_ms > limit_ms)
-        return PredictedLevel(
-            offered_per_second=rate_per_second,
-            achieved_per_second=1e3 * completed / (end_ms - begin_ms),
-            latencies_ms=tuple(zip(ordered, _percentiles(simulation, good, ordered), strict=True)),
-            mean_queue_ms=float(simulation.queue_ms[good].mean()) if good.any() else math.inf,
-            refused_share=float(simulation.refused[counted].mean()),
-            late_share=float(late[counted].mean()),
-            batches=histogram(simulation.execution_size[begun]),
-            utilisation=executed / (instances * (end_ms - begin_ms)),
-        )
+        levels = []
+        for n, share in enumerate(self._shares):
+            own = self._source == n
+            good, counted = own & ~simulation.refused, own & self._counted
+            done = simulation.done_ms[good]
+            completed = np.count_nonzero((done > begin_ms) & (done <= end_ms))
+            latencies_ms = _percentiles(simulation, good & counted, ordered)
+            limit_ms = self._streams[n].limit.latency_ms
+            late = simulation.refused | (simulation.latency_ms > limit_ms)
+            levels.append(
+                PredictedLevel(
+                    offered_per_second=share * rate_per_second,
+                    achieved_per_second=1e3 * completed / (end_ms - begin_ms),
+                    latencies_ms=tuple(zip(ordered, latencies_ms, strict=True)),
+                    mean_queue_ms=_queue_ms(batchers, visits[n]) if good.any() else math.inf,
+                    refused_share=float(simulation.refused[counted].mean()),
+                    late_share=float(late[counted].mean()),
+                    batchers=batchers,
+                )
+            )
+        return levels
 
-    def _simulate(self, rate_per_second: float) -> Simulation:
+    def _simulate(self, rate_per_second: float) -> NetworkSimulation:
         arrive_ms = self._due * (1e3 / rate_per_second)
-        return open_loop(self._serving.scheduler, self._serving.curve, arrive_ms, self._draws)
+        return network_open_loop(self._network, arrive_ms, self._draws)
 
+    @cached_property
     def _counted(self) -> NDArray[np.bool_]:
-        return self._due >= _WARMUP_SHARE * self._requests
+        return self._due >= _WARMUP_SHARE * self._end
+
+
+def _queue_ms(batchers: Sequence[PredictedBatcher], visits: Sequence[float]) -> float:
+    """Return the mean queue time of a request, by its mean number of visits to each model."""
+    return sum(n * each.mean_queue_ms for n, each in zip(visits, batchers, strict=True))
+
+
+def _due(
+    arrivals: ArrivalPattern, requests: int, share: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return when the requests of a stream with this share of all are due.
+
+    Times are in units of one over the rate of all streams. The stream's mean rate is exactly its
+    share, not only on average.
+    """
+    own = requests * share
+    due = arrivals_of(arrivals).due_seconds(1.0, own, rng)
+    return np.asarray(due * (len(due) / own) / share)
+
+
+def _batchers(
+    network: Network, simulation: NetworkSimulation, begin_ms: float, end_ms: float
+) -> tuple[PredictedBatcher, ...]:
+    """Return the prediction for each model between two times."""
+    result = []
+    for batcher, own in zip(network.batchers, simulation.batchers, strict=True):
+        begun = (own.execution_begin_ms >= begin_ms) & (own.execution_begin_ms < end_ms)
+        queued = ~own.refused & (own.arrive_ms >= begin_ms) & (own.arrive_ms < end_ms)
+        occupied = _overlap(own, begin_ms, end_ms) / (end_ms - begin_ms)
+        result.append(
+            PredictedBatcher(
+                batcher.name,
+                histogram(own.execution_size[begun]),
+                occupied / batcher.scheduler.instances,
+                float(own.queue_ms[queued].mean()) if queued.any() else 0.0,
+            )
+        )
+    return tuple(result)
 
 
 def _percentiles(
-    simulation: Simulation, good: NDArray[np.bool_], percentiles: tuple[float, ...]
+    simulation: NetworkSimulation, good: NDArray[np.bool_], percentiles: tuple[float, ...]
 ) -> list[float]:
     if not good.any():
         return [math.inf] * len(percentiles)

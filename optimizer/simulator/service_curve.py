@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,11 @@ class ServiceCurve:
     outside_ms: float = 0.0
     wake_ms: float = 0.0
     log_sd: float = 0.0
+
+    def slower(self, factor: float) -> ServiceCurve:
+        """Return the curve with all execution times multiplied."""
+        times = tuple(factor * ms for ms in self.execution_ms)
+        return replace(self, execution_ms=times, wake_ms=factor * self.wake_ms)
 
     def table_ms(self, max_batch_size: int) -> NDArray[np.float64]:
         """Return the mean time by batch size, shape [max_batch_size + 1]; element 0 is 0.

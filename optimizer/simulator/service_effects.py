@@ -118,6 +118,15 @@ _REST_DOUBLINGS = 1.5
 """Doublings of the batch size over which the rest changes."""
 
 
+PAIR_SD = 0.2
+"""Standard deviation of the logarithm by which an execution of another model slows one down."""
+
+
+def pair_mean(layout: ExecutionLayout) -> float:
+    """Return the expected value of that logarithm: a little on cores of its own, much on a GPU."""
+    return 0.4 if layout.groups[0].kind == "KIND_GPU" else 0.05
+
+
 @dataclass(frozen=True)
 class DesignRows:
     """Execution layouts with a batch size each, as numbers.
@@ -126,6 +135,8 @@ class DesignRows:
         codes: for each effect, equal numbers where its key is equal, shape [effects, rows].
         covariates: shape [effects, rows].
         rest_codes: the same for the smooth rest, shape [rests, rows].
+        others: mean number of instances of other models that execute meanwhile, shape [models,
+            rows]; no models where all rows are of a model alone.
         mean: expected addition to both logarithms, shape [rows].
         log_batch: logarithm of the batch size, shape [rows].
     """
@@ -133,6 +144,7 @@ class DesignRows:
     codes: NDArray[np.int64]
     covariates: Floats
     rest_codes: NDArray[np.int64]
+    others: Floats
     mean: Floats
     log_batch: Floats
 
@@ -159,8 +171,15 @@ class Coder:
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, Hashable], int] = {}
 
-    def rows(self, layouts: Sequence[ExecutionLayout], batch_sizes: Sequence[int]) -> DesignRows:
-        """Return one row for each layout with its batch size."""
+    def rows(
+        self,
+        layouts: Sequence[ExecutionLayout],
+        batch_sizes: Sequence[int],
+        others: Floats | None = None,
+    ) -> DesignRows:
+        """Return one row for each layout with its batch size, and the other models meanwhile."""
+        if others is None:
+            others = np.zeros((0, len(layouts)))
         distinct = list(dict.fromkeys(layouts))
         index_of = {layout: index for index, layout in enumerate(distinct)}
         index = np.array([index_of[layout] for layout in layouts], dtype=np.int64)
@@ -172,7 +191,8 @@ class Coder:
             codes[:, index],
             values[:, index],
             self._codes(rests, distinct)[:, index],
-            means[index],
+            others,
+            means[index] + np.array([pair_mean(x) for x in distinct])[index] * others.sum(axis=0),
             np.log(np.asarray(batch_sizes, dtype=float)),
         )
 
@@ -210,6 +230,8 @@ def covariance(left: DesignRows, right: DesignRows) -> Covariance:
         common += effect.common**2 * shared
         fixed += effect.fixed**2 * shared
         item += effect.item**2 * shared
+    if len(left.others) == len(right.others):
+        common += PAIR_SD**2 * (left.others.T @ right.others)
     doublings = (left.log_batch[:, None] - right.log_batch) / math.log(2)
     near = np.exp(-0.5 * (doublings / _REST_DOUBLINGS) ** 2)
     for n, (_, sd) in enumerate(_RESTS):
@@ -222,4 +244,5 @@ def variance(rows: DesignRows, item_share: Floats) -> Floats:
     deviations = np.array([(effect.common, effect.fixed, effect.item) for effect in EFFECTS])
     common, fixed, item = (deviations**2).T @ rows.covariates**2
     rest = sum(sd**2 for _, sd in _RESTS)
+    common = common + PAIR_SD**2 * np.sum(rows.others**2, axis=0)
     return np.asarray(common + (1 - item_share) ** 2 * fixed + item_share**2 * item + rest)

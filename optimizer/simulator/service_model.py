@@ -17,20 +17,27 @@ import numpy as np
 
 from optimizer.configuration.serving_config import ModelServing, ServerOptions
 from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
+from optimizer.simulator.network import NO_CONTENTION, Contention
 from optimizer.simulator.service_curve import DEFAULT_VARIATION, ServiceCurve, ServiceVariation
 from optimizer.simulator.service_effects import Floats
 from optimizer.simulator.service_observation import ServiceObservation
 from optimizer.simulator.service_regression import Regression
+from optimizer.simulator.sharing import CORES_RATIOS, log_prior
 
 _DEFAULT_OPTIONS = ServerOptions()
 
 
 @dataclass(frozen=True)
 class ServiceModel:
-    """The service times of every execution layout, learnt from saturated levels."""
+    """The service times of every execution layout, learnt from saturated levels.
+
+    Attributes:
+        shared_cores: cores that executions of several models share; None for the likeliest number.
+    """
 
     observations: tuple[ServiceObservation, ...]
     variation: ServiceVariation = DEFAULT_VARIATION
+    shared_cores: float | None = None
 
     def curve(self, model: ModelServing, server: ServerOptions = _DEFAULT_OPTIONS) -> ServiceCurve:
         """Return the service curve of a served model, measured or not.
@@ -71,6 +78,43 @@ class ServiceModel:
             start = end
         return curves
 
+    @property
+    def models(self) -> frozenset[str]:
+        """Names of the models that were observed."""
+        return frozenset(each.layout.model for each in self.observations)
+
+    def contention(self, models: Sequence[str]) -> Contention:
+        """Return how much executions of these models slow each other down.
+
+        Raises:
+            KeyError: when a model was never observed.
+        """
+        if len(models) == 1:
+            return NO_CONTENTION
+        layouts = {o.layout.model: o.layout for o in self.observations}
+        pairs = [self._regressions[name].pairs(layouts[name]) for name in models]
+        return Contention(
+            tuple(tuple(own.get(other, 0.0) for other in models) for own in pairs), self.cores
+        )
+
+    @cached_property
+    def cores(self) -> float:
+        """Cores that executions of several models share: the likeliest number, infinity for none.
+
+        The machine's own number is the likeliest before anything was measured.
+        """
+        if self.shared_cores is not None:
+            return self.shared_cores
+        present = [o.cores for o in self.observations if o.others and o.cores is not None]
+        if not present:
+            return math.inf
+
+        def log_posterior(ratio: float) -> float:
+            regressions = self._regressions_with(ratio * present[0])
+            return log_prior(ratio) + sum(each.log_evidence for each in regressions.values())
+
+        return max(CORES_RATIOS, key=log_posterior) * present[0]
+
     def _predict(self, grid: Sequence[tuple[ExecutionLayout, int]]) -> tuple[Floats, Floats]:
         log_ms, sd = np.empty(len(grid)), np.empty(len(grid))
         for name in dict.fromkeys(layout.model for layout, _ in grid):
@@ -87,8 +131,11 @@ class ServiceModel:
 
     @cached_property
     def _regressions(self) -> dict[str, Regression]:
+        return self._regressions_with(self.cores)
+
+    def _regressions_with(self, cores: float) -> dict[str, Regression]:
         return {
-            name: Regression([o for o in self.observations if o.layout.model == name])
+            name: Regression([o for o in self.observations if o.layout.model == name], cores)
             for name in dict.fromkeys(o.layout.model for o in self.observations)
         }
 

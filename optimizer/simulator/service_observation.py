@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from optimizer.configuration.serving_config import ServingConfig
+from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
+from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
 from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
+from optimizer.simulator.sharing import CoresInUse
 
 _LEAST_SHARE = 0.02
 """Share of the inferences; rarer batch sizes are mostly the first and the last of a level."""
@@ -21,6 +23,17 @@ _LIGHT_SD = 0.2
 
 _BUSY_QUEUE_SHARE = 0.5
 """Queue time relative to execution time; where requests wait for less, instances idle."""
+
+_BUSY_SHARE = 0.5
+_NEAR_BUSIEST = 0.8
+"""Least share of their time that saturated instances compute, by itself and relative to the busiest
+model; where it is less, instances idle, and requests that wait have arrived together."""
+
+_IDLE_SD = 0.05
+"""Standard deviation of the logarithm of a time of one of several models at a light load."""
+
+_LEAST_OWN_SHARE = 0.02
+"""Least share of an execution of a BLS model that is its own time."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +54,37 @@ class BatchTime:
 
 
 @dataclass(frozen=True)
+class BusyModel:
+    """Another model on the machine while service times were observed.
+
+    Attributes:
+        mean_busy: mean number of its instances that execute.
+    """
+
+    name: str
+    mean_busy: float
+
+
+@dataclass(frozen=True)
 class ServiceObservation:
-    """One model's service times at one saturated level.
+    """One model's service times at one level.
 
     Attributes:
         network_ms: `LoadLevel.network_ms` of the level.
         disturbance: standard deviation of the logarithm of all times together, by other processes
             on the cores.
+        others: the other models that execute requests.
+        cores: of the machine, for the server and the client; None if unknown.
+        in_use: cores that executions used meanwhile; none where only the means are known.
     """
 
     layout: ExecutionLayout
     times: tuple[BatchTime, ...]
     network_ms: float | None
     disturbance: float = 0.0
+    others: tuple[BusyModel, ...] = ()
+    cores: int | None = None
+    in_use: tuple[CoresInUse, ...] = ()
 
 
 def observe(
@@ -70,29 +101,107 @@ def observe(
     """
     if level.kind != "saturation":
         raise ValueError(f"service times need a saturated level, got one of kind {level.kind}")
-    return tuple(_observations(config, level, light))
+    models = executing(config)
+    if len(models) == 1:
+        return tuple(_of_one_model(config, models[0], level, light))
+    levels = [level] if light is None else [level, light]
+    return tuple(each for own in levels for each in _of_models(config, models, own))
 
 
-def _observations(
-    config: ServingConfig, level: LoadLevel, light: LoadLevel | None
+def executing(config: ServingConfig) -> tuple[ModelServing, ...]:
+    """Return the models that execute requests: all but ensembles."""
+    ensembles = (config.graph or NO_GRAPH).ensemble_names
+    return tuple(model for model in config.models if model.name not in ensembles)
+
+
+def _of_one_model(
+    config: ServingConfig, model: ModelServing, level: LoadLevel, light: LoadLevel | None
 ) -> Iterator[ServiceObservation]:
     splits = {split.model: split for split in level.server}
     small = {split.model: split for split in light.server} if light is not None else {}
-    requests = sum(split.requests for split in level.server)
-    for model in config.models:
-        split = splits.get(model.name)
-        if split is None or not split.batches or level.achieved_per_second <= 0:
-            continue
-        if split.cache_hits:
-            continue  # what the cache answers keeps cores busy, and no instance
-        layout = execution_layout(model, config.server)
-        # The counters cover the warm-up too: they give shares, the client gives the rate.
-        per_second = level.achieved_per_second * split.requests / requests
-        busy = len(config.models) == 1 or _queues(split)
-        times = _times(split, layout.executing, per_second if busy else None)
-        if model.name in small:
-            times += _light_times(small[model.name], split, times)
-        yield ServiceObservation(layout, times, level.network_ms, _disturbance(level.machine))
+    split = splits.get(model.name)
+    if split is None or not split.batches or level.achieved_per_second <= 0:
+        return
+    if split.cache_hits:
+        return  # what the cache answers keeps cores busy, and no instance
+    layout = execution_layout(model, config.server)
+    # The counters cover the warm-up too: they give shares, the client gives the rate.
+    per_second = level.achieved_per_second * split.requests / level.requests_received
+    times = _times(split, layout.executing, per_second)
+    if model.name in small:
+        times += _light_times(small[model.name], split, times)
+    yield ServiceObservation(layout, times, level.network_ms, _disturbance(level.machine))
+
+
+def _of_models(
+    config: ServingConfig, models: Sequence[ModelServing], level: LoadLevel
+) -> Iterator[ServiceObservation]:
+    """Yield what each of several models shows, and how busy the others are meanwhile.
+
+    At a light load executions are slowed down less. That is what tells contention from the models'
+    own times.
+    """
+    splits = {split.model: split for split in level.server if split.batches}
+    if level.achieved_per_second <= 0 or not level.requests_received:
+        return
+    share = level.achieved_per_second / level.requests_received
+    graph = config.graph or NO_GRAPH
+    own = {
+        model.name: _without_steps(splits[model.name], graph, splits)
+        for model in models
+        # What a response cache answers keeps cores busy, and no instance.
+        if model.name in splits and not splits[model.name].cache_hits
+    }
+    if not own:
+        return
+    layouts = {m.name: execution_layout(m, config.server) for m in models if m.name in own}
+    busy = {
+        name: min(split.executions * share * _execution_ms(split) / 1000, layouts[name].executing)
+        for name, split in own.items()
+    }
+    filled = max(_BUSY_SHARE, _NEAR_BUSIEST * max(busy[n] / layouts[n].executing for n in own))
+    for name, split in own.items():
+        layout = layouts[name]
+        fills = _queues(split) and busy[name] >= filled * layout.executing
+        rate = share * split.requests if fills and name not in graph.names else None
+        times = _times(split, layout.executing, rate)
+        if level.kind != "saturation":
+            times = tuple(replace(x, log_sd=math.hypot(x.log_sd, _IDLE_SD)) for x in times)
+        others = tuple(BusyModel(other, mean) for other, mean in busy.items() if other != name)
+        cores = level.machine.cores if level.machine is not None else None
+        disturbance = _disturbance(level.machine)
+        yield ServiceObservation(layout, times, level.network_ms, disturbance, others, cores)
+
+
+def _execution_ms(split: ServerSplit) -> float:
+    """Return the mean time of an execution, with its inputs and outputs."""
+    compute_ms = sum(point.executions * point.compute_ms for point in split.batches)
+    return compute_ms / split.executions + split.compute_input_ms + split.compute_output_ms
+
+
+def _without_steps(
+    split: ServerSplit, graph: ModelGraph, splits: Mapping[str, ServerSplit]
+) -> ServerSplit:
+    """Return the split of a BLS model without the time in which its executions wait for steps."""
+    own = next((each for each in graph.composed if each.name == split.model), None)
+    if own is None:
+        return split
+    ends_ms: dict[int, float] = {}
+    for n in own.in_order():
+        step = own.steps[n]
+        took_ms = splits[step.model].total_ms if step.model in splits else 0.0
+        ends_ms[n] = max((ends_ms[m] for m in step.after), default=0.0) + step.calls * took_ms
+    waiting_ms = max(ends_ms.values(), default=0.0)
+    batches = tuple(
+        replace(
+            b,
+            compute_ms=max(
+                _LEAST_OWN_SHARE * b.compute_ms, b.compute_ms - waiting_ms * b.batch_size
+            ),
+        )
+        for b in split.batches
+    )
+    return replace(split, batches=batches)
 
 
 def _disturbance(machine: MachineUse | None) -> float:
@@ -116,15 +225,15 @@ def _times(
 ) -> tuple[BatchTime, ...]:
     """Return the compute time plus overhead of each batch size.
 
-    All instances are busy, so an execution occupies one for instances / (executions a second). The
-    part above the compute time is overhead (Python, transport, scheduling, the client on the same
-    cores). It goes with the requests: on a real server it was 1.1, 3.4 and 6.8 ms for batches of 4,
-    16 and 32.
+    Where all instances are busy, an execution occupies one for instances / (executions a second).
+    The part above the compute time is overhead (Python, transport, scheduling, the client on the
+    same cores); without a rate it is the copying of inputs and outputs. It goes with the requests:
+    on a real server it was 1.1, 3.4 and 6.8 ms for batches of 4, 16 and 32.
     """
     executions, inferences = split.executions, split.inferences
     compute_ms = sum(point.executions * point.compute_ms for point in split.batches) / executions
     mean_batch = inferences / executions
-    overhead_ms = 0.0
+    overhead_ms = split.compute_input_ms + split.compute_output_ms
     if requests_per_second is not None:
         inferences_per_second = requests_per_second * inferences / split.requests
         overhead_ms = 1000 * instances * mean_batch / inferences_per_second - compute_ms

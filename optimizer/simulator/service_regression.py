@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,14 +14,17 @@ from optimizer.simulator.execution_layout import ExecutionLayout
 from optimizer.simulator.service_curve import SPREAD
 from optimizer.simulator.service_effects import (
     LOG_FIXED_OVER_ITEM,
+    PAIR_SD,
     Coder,
     Covariance,
     DesignRows,
     Floats,
     covariance,
+    pair_mean,
     variance,
 )
 from optimizer.simulator.service_observation import ServiceObservation
+from optimizer.simulator.sharing import log_sharing
 
 RUN_SD = 0.03
 """Expected run-to-run standard deviation of the logarithm of all times: the machine's drift."""
@@ -42,6 +46,11 @@ def nominal_share(log_batch: Floats) -> Floats:
     """Return the prior share of an execution's time that goes with its inferences."""
     share: Floats = special.expit(log_batch - LOG_FIXED_OVER_ITEM)
     return share
+
+
+def _busy(observation: ServiceObservation, names: Sequence[str]) -> list[float]:
+    busy = {other.name: other.mean_busy for other in observation.others}
+    return [busy.get(name, 0.0) for name in names]
 
 
 @dataclass(frozen=True)
@@ -92,13 +101,20 @@ class Regression:
 
     Args:
         observations: of the same model, at least one.
+        cores: that executions of all models share, see `Contention`.
     """
 
-    def __init__(self, observations: Sequence[ServiceObservation]) -> None:
-        pairs = [(o.layout, time) for o in observations for time in o.times]
+    def __init__(self, observations: Sequence[ServiceObservation], cores: float = math.inf) -> None:
+        pairs = [(o, time) for o in observations for time in o.times]
+        self._others = list(dict.fromkeys(x.name for o in observations for x in o.others))
         self._coder = Coder()
-        self._rows = self._coder.rows([x for x, _ in pairs], [t.batch_size for _, t in pairs])
-        self._log_ms = np.log([time.occupancy_ms for _, time in pairs])
+        self._rows = self._coder.rows(
+            [o.layout for o, _ in pairs],
+            [t.batch_size for _, t in pairs],
+            np.array([_busy(o, self._others) for o, _ in pairs]).T,
+        )
+        shared = np.array([log_sharing(o.in_use, cores) for o, _ in pairs])
+        self._log_ms = np.log([time.occupancy_ms for _, time in pairs]) - shared
         expected = self._prior(self._rows, 0.0).log_ms(self._rows.log_batch)
         self._level = float(np.mean(self._log_ms - expected))
         self._parts = covariance(self._rows, self._rows)
@@ -107,6 +123,21 @@ class Regression:
         run_sd = self._likeliest(noise)
         if run_sd != RUN_SD:
             self._fit(noise.covariance(run_sd), latent)
+
+    @property
+    def log_evidence(self) -> float:
+        """Logarithm of the evidence, but for a constant."""
+        factor, lower = self._factor
+        scaled = linalg.solve_triangular(factor, self._residual, lower=lower)
+        return float(-np.log(np.diag(factor)).sum() - scaled @ scaled / 2)
+
+    def pairs(self, layout: ExecutionLayout) -> dict[str, float]:
+        """Return the logarithm by which an execution of each other model slows one down.
+
+        Noise may give a negative value, which counts as 0.
+        """
+        slower = pair_mean(layout) + PAIR_SD**2 * self._rows.others @ self._weights
+        return dict(zip(self._others, np.maximum(slower, 0.0).tolist(), strict=True))
 
     def _prior(self, rows: DesignRows, level: float) -> _Latent:
         item = rows.mean + level
@@ -162,7 +193,8 @@ class Regression:
     def _predict_chunk(
         self, layouts: Sequence[ExecutionLayout], batch_sizes: Sequence[int]
     ) -> tuple[Floats, Floats]:
-        rows = self._coder.rows(layouts, batch_sizes)
+        alone = np.zeros((len(self._others), len(layouts)))
+        rows = self._coder.rows(layouts, batch_sizes, alone)
         parts = covariance(rows, self._rows)
         latent = self._latent(self._prior(rows, self._level), parts)
         share = latent.share(rows.log_batch)

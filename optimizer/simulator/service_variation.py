@@ -8,16 +8,18 @@ at a light load, in the latencies and in the batches that form while instances a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.configuration.serving_config import ModelServing, ServerOptions, ServingConfig
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import LoadLevel
-from optimizer.simulator.prediction import predict_level
-from optimizer.simulator.service_curve import SPREAD, ServiceCurve, ServiceVariation
+from optimizer.simulator.network import Network
+from optimizer.simulator.prediction import Loads
+from optimizer.simulator.served_network import offered_streams, served_network
+from optimizer.simulator.service_curve import SPREAD, ServiceVariation
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.stream_estimate import serving_of
-from optimizer.workload.streams import Stream, Workload
+from optimizer.simulator.service_observation import executing
+from optimizer.workload.streams import Workload
 
 _PERCENTILES = (50.0, 95.0)
 _SPREADS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
@@ -25,10 +27,15 @@ _LOG_SPREAD_SCALE = 0.3
 """Scale of the prior, a Cauchy distribution around the expected spread: a few short levels tell
 little of a percentile, but where they do show another spread it may be any."""
 
+_SPREAD_OF_STEPS = 0.25
+"""Expected spread where requests pass through steps: those of a text take longer for longer texts,
+and the simulation of a step does not know the shapes of its requests."""
+
 _WAKES = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
 """Candidates for the wake-up time, relative to the shortest execution of the runtime."""
 
 _REQUESTS = 4_000
+_REQUESTS_OF_NETWORK = 2_000
 _OFF = 0.12
 """Mean absolute log error of a level against a simulation of the truth."""
 
@@ -38,82 +45,136 @@ _FAR = 0.7
 
 @dataclass(frozen=True)
 class LightLoadTimes:
-    """Latencies and batches of one stream while its model was often idle.
+    """Latencies and batches while models were often idle.
 
     Attributes:
-        per_second: requests to the model, those of other streams included.
-        latencies_ms: (percentile, latency) pairs.
-        mean_batch: mean inferences of an execution.
+        per_second: requests of all streams.
+        latencies_ms: (percentile, latency) pairs of each stream of the workload.
+        mean_batches: mean inferences of an execution, by model.
     """
 
-    model: ModelServing
-    server: ServerOptions
-    stream: Stream
+    config: ServingConfig
+    workload: Workload
     per_second: float
-    latencies_ms: tuple[tuple[float, float], ...]
-    mean_batch: float
+    latencies_ms: tuple[tuple[tuple[float, float], ...], ...]
+    mean_batches: tuple[tuple[str, float], ...]
+
+    @property
+    def runtimes(self) -> frozenset[str]:
+        """Runtimes of the models that execute requests."""
+        return frozenset(model.artifact.runtime for model in executing(self.config))
 
 
-def light_loads(
+def light_load(
     config: ServingConfig, level: LoadLevel, workload: Workload
-) -> Iterator[LightLoadTimes]:
-    """Yield the light-load times of each stream of an open-loop level that got a reply."""
-    splits = {split.model: split for split in level.server}
-    models = {model.name: model for model in config.models}
+) -> LightLoadTimes | None:
+    """Return the light-load times of an open-loop level; None where a stream got no reply."""
+    splits = {split.model: split for split in level.server if split.batches}
+    names = [model.name for model in executing(config)]
     measured = {each.name: each for each in level.streams}
-    for stream in workload.streams:
-        own, split = measured[stream.name], splits.get(stream.target)
-        if split is None or not split.batches or not own.latencies:
-            continue
-        same_model = [each for each in workload.streams if each.target == stream.target]
-        yield LightLoadTimes(
-            models[stream.target],
-            config.server,
-            stream,
-            sum(measured[each.name].offered_per_second for each in same_model),
-            tuple((p, own.latency_ms(p)) for p in _PERCENTILES),
-            split.inferences / split.executions,
-        )
+    own = [measured[stream.name] for stream in workload.streams]
+    if not all(name in splits for name in names) or not all(each.latencies for each in own):
+        return None
+    return LightLoadTimes(
+        config,
+        workload,
+        level.offered_per_second,
+        tuple(tuple((p, each.latency_ms(p)) for p in _PERCENTILES) for each in own),
+        tuple((name, splits[name].inferences / splits[name].executions) for name in names),
+    )
 
 
 def fit_variation(service: ServiceModel, loads: Sequence[LightLoadTimes]) -> ServiceVariation:
     """Return the likeliest variation by the light loads; that of `service` without any.
 
-    Searches a grid: the simulation is neither smooth nor slow.
+    Searches a grid: the simulation is neither smooth nor slow. The wake-up times of runtimes that
+    one load shows together are in proportion to their shortest executions.
     """
     if not loads:
         return service.variation
-    curves = [service.curve(load.model, load.server) for load in loads]
-    by_runtime: dict[str, list[tuple[LightLoadTimes, ServiceCurve]]] = {}
-    for load, curve in zip(loads, curves, strict=True):
-        by_runtime.setdefault(load.model.artifact.runtime, []).append((load, curve))
-    candidates = (_likeliest_wakes(by_runtime, spread) for spread in _SPREADS)
+    pairs = [(load, served_network(load.config, service, load.workload)) for load in loads]
+    together = frozenset[str]().union(*(x.runtimes for x in loads if len(x.runtimes) > 1))
+    groups: dict[frozenset[str], list[_Pair]] = {}
+    for load, network in pairs:
+        key = together if load.runtimes & together else load.runtimes
+        groups.setdefault(key, []).append((load, network))
+    listed = list(groups.values())
+    # A network takes longer to simulate, so its wake-up times are those of the expected spread.
+    shares: tuple[float, ...] = _WAKES
+    if not all(network.single for _, network in pairs):
+        _, _, best = _likeliest_wakes(listed, _SPREAD_OF_STEPS, _WAKES)
+        shares = (best,)
+    candidates = (_likeliest_wakes(listed, spread, shares) for spread in _SPREADS)
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def _likeliest_wakes(
-    by_runtime: dict[str, list[tuple[LightLoadTimes, ServiceCurve]]], spread: float
-) -> tuple[float, ServiceVariation]:
-    """Return the cost of a spread, and it with the best wake-up time of each runtime."""
-    total, wakes = math.log1p((math.log(spread / SPREAD) / _LOG_SPREAD_SCALE) ** 2), []
-    for runtime, pairs in by_runtime.items():
-        shortest_ms = min(curve.execution_ms[0] for _, curve in pairs)
-        candidates = [
-            (sum(_misfit(load, replace(c, spread=spread, wake_ms=wake)) for load, c in pairs), wake)
-            for wake in (share * shortest_ms for share in _WAKES)
-        ]
-        misfit, wake = min(candidates)
+    groups: Sequence[Sequence[_Pair]], spread: float, shares: Sequence[float]
+) -> tuple[float, ServiceVariation, float]:
+    """Return the cost of a spread, and it with the best wake-up time of each runtime.
+
+    Args:
+        shares: candidates for the wake-up time. The best one of the last group is returned too.
+    """
+    several = any(not network.single for pairs in groups for _, network in pairs)
+    expected = _SPREAD_OF_STEPS if several else SPREAD
+    total = math.log1p((math.log(spread / expected) / _LOG_SPREAD_SCALE) ** 2)
+    wakes: list[tuple[str, float]] = []
+    share = 0.0
+    for pairs in groups:
+        shortest_ms = _shortest_ms(pairs)
+        candidates = []
+        for candidate in shares:
+            own = {runtime: candidate * ms for runtime, ms in shortest_ms.items()}
+            misfits = (_misfit(load, _varied(load, net, spread, own)) for load, net in pairs)
+            candidates.append((sum(misfits), candidate))
+        misfit, share = min(candidates)
         total += misfit / _OFF
-        wakes.append((runtime, wake))
-    return total, ServiceVariation(spread, tuple(wakes))
+        wakes += [(runtime, share * ms) for runtime, ms in shortest_ms.items()]
+    return total, ServiceVariation(spread, tuple(wakes)), share
 
 
-def _misfit(load: LightLoadTimes, curve: ServiceCurve) -> float:
-    """Return the mean absolute log ratio of simulated over measured."""
-    serving = serving_of(load.model, curve, load.stream)
-    simulated = predict_level(
-        serving, load.stream.arrivals, load.per_second, 0, _REQUESTS, percentiles=_PERCENTILES
+def _shortest_ms(pairs: Sequence[_Pair]) -> dict[str, float]:
+    """Return the shortest execution of each runtime."""
+    shortest: dict[str, float] = {}
+    for load, network in pairs:
+        for model, batcher in zip(executing(load.config), network.batchers, strict=True):
+            runtime, ms = model.artifact.runtime, batcher.curve.execution_ms[0]
+            shortest[runtime] = min(ms, shortest.get(runtime, math.inf))
+    return shortest
+
+
+def _varied(
+    load: LightLoadTimes, network: Network, spread: float, wakes_ms: Mapping[str, float]
+) -> Network:
+    """Return the network with other variations of its executions."""
+    batchers = tuple(
+        replace(
+            batcher,
+            curve=replace(batcher.curve, spread=spread, wake_ms=wakes_ms[model.artifact.runtime]),
+        )
+        for model, batcher in zip(executing(load.config), network.batchers, strict=True)
     )
-    pairs = [(simulated.latency_ms(p), measured) for p, measured in load.latencies_ms]
-    pairs.append((simulated.mean_batch, load.mean_batch))
+    return replace(network, batchers=batchers)
+
+
+def _misfit(load: LightLoadTimes, network: Network) -> float:
+    """Return the mean absolute log ratio of simulated over measured."""
+    requests = _REQUESTS if network.single else _REQUESTS_OF_NETWORK
+    loads = Loads(network, offered_streams(load.workload), requests, 0)
+    levels = loads.levels(load.per_second, _PERCENTILES)
+    latencies = [
+        (level.latency_ms(p), measured)
+        for level, own in zip(levels, load.latencies_ms, strict=True)
+        for p, measured in own
+    ]
+    mean_batches = zip(levels[0].batchers, load.mean_batches, strict=True)
+    batches = [(batcher.mean_batch, measured) for batcher, (_, measured) in mean_batches]
+    return (2 * _mean_off(latencies) + _mean_off(batches)) / 3
+
+
+def _mean_off(pairs: Sequence[tuple[float, float]]) -> float:
     return sum(min(_FAR, abs(math.log(a / b))) for a, b in pairs) / len(pairs)
+
+
+_Pair = tuple[LightLoadTimes, Network]

@@ -9,7 +9,8 @@ import numpy as np
 
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.simulator.batcher import scheduler_of, shapes_of
-from optimizer.simulator.prediction import Serving, predict_capacity
+from optimizer.simulator.network import Network, one_batcher
+from optimizer.simulator.prediction import OfferedStream, predict_capacity
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.streams import Stream
 
@@ -70,16 +71,17 @@ def simulated_estimate(
     Args:
         concurrency: requests outstanding under saturation.
     """
-    serving = serving_of(model, curve, stream)
+    offered = OfferedStream(stream.arrivals, stream.limit)
     capacity = predict_capacity(
-        serving, stream.arrivals, stream.limit, concurrency, seed, _REQUESTS
+        network_of_model(model, curve, stream), (offered,), concurrency, seed, _REQUESTS
     )
-    log_excess = math.log(capacity.floor_ms / stream.limit.latency_ms)
-    return StreamEstimate(capacity.saturation.per_second, capacity.per_second, log_excess)
+    return StreamEstimate(
+        capacity.saturation.per_second, capacity.per_second, capacity.floor_log_excess
+    )
 
 
-def serving_of(model: ModelServing, curve: ServiceCurve, stream: Stream) -> Serving:
-    """Return what the simulator needs of a model that serves a stream.
+def network_of_model(model: ModelServing, curve: ServiceCurve, stream: Stream) -> Network:
+    """Return the network of one model that serves a stream.
 
     Execution times are in proportion to the request length; the curve holds for the mean length.
     """
@@ -88,4 +90,4 @@ def serving_of(model: ModelServing, curve: ServiceCurve, stream: Stream) -> Serv
     lengths = shapes_of(model, stream, float)
     mean = sum(s * length for s, length in zip(lengths.shares, lengths.factors, strict=True))
     shapes = replace(lengths, factors=tuple(length / mean for length in lengths.factors))
-    return Serving(scheduler, curve, shapes)
+    return one_batcher(scheduler, curve, shapes)

@@ -12,7 +12,7 @@ import time
 
 from optimizer.fleet.planning.demand_curve import daily_demand
 from optimizer.fleet.planning.fleet_plan import PlanInputs, plan_fleet
-from tests.unit.instances import batching_part, instance
+from tests.unit.instances import batching_streams, instance
 
 PEAKS = (1_000.0, 10_000.0, 100_000.0)
 
@@ -20,7 +20,7 @@ PEAKS = (1_000.0, 10_000.0, 100_000.0)
 def main() -> None:
     """Print a line for each peak."""
     begun = time.perf_counter()
-    one = instance("gpu", 1.0, 36.0, part=batching_part(28.0, 1000.0)).calibrated(seed=0)
+    one = instance("gpu", 1.0, 36.0, served=batching_streams(28.0, 1000.0)).calibrated(seed=0)
     print(f"simulation brought to the measured capacity: {time.perf_counter() - begun:.1f} s")
     for peak in PEAKS:
         question = PlanInputs(daily_demand(peak, peak / 5), seed=round(peak))

@@ -18,7 +18,6 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -34,8 +33,8 @@ from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.samplers import SAMPLERS
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
-from optimizer.simulator.forecast import Forecast, Forecaster
-from optimizer.simulator.stream_estimate import simulated_estimate
+from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.network_forecast import forecaster_of
 from tests.benchmarks.simulator import learnt
 from tests.benchmarks.synthetic_tables import faster, synthetic_table
 
@@ -99,9 +98,7 @@ def truths(tables: Sequence[Path], landscapes: int) -> Iterator[tuple[str, list[
 def forecast_of(table: RecordedTable) -> Forecast:
     """What the guided search forecasts of a table after its calibration."""
     space = table.space.search_space
-    forecaster = Forecaster(
-        space, table.space.workload, concurrency, partial(simulated_estimate, seed=0)
-    )
+    forecaster = forecaster_of(space, table.space.workload, concurrency, seed=0)
     return forecaster.forecast(learnt(table, calibration_points(space), LIGHT_RUNS))
 
 

@@ -22,18 +22,14 @@ from optimizer.files.shipped import shipped
 from optimizer.load.curve import SHARES_OF_CAPACITY
 from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.search.recorded.table import RecordedRow, RecordedTable
+from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.surrogate.learnt_forecast import calibrated
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
-from optimizer.simulator.prediction import (
-    Serving,
-    predict_capacity,
-    predict_level,
-    predict_saturation,
-)
+from optimizer.simulator.network import Network
+from optimizer.simulator.prediction import Loads, predict_capacity, predict_saturation
+from optimizer.simulator.served_network import offered_streams, served_network
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.simulator.stream_estimate import serving_of
 from optimizer.study.trial_records import measured_record
 
 Floats = NDArray[np.float64]
@@ -51,11 +47,10 @@ def learnt(table: RecordedTable, points: Sequence[Position], lights: int) -> Ser
     return calibrated(records, table.space.workload)
 
 
-def serving(table: RecordedTable, service: ServiceModel, row: RecordedRow) -> Serving:
-    """A row's point as the simulation sees it; tables of one model with one stream."""
-    config = table.space.search_space.config(row.position)
-    [model], [stream] = config.models, table.space.workload.streams
-    return serving_of(model, service.curve(model, config.server), stream)
+def network_at(table: RecordedTable, service: ServiceModel, position: Position) -> Network:
+    """A point as the simulation sees it."""
+    config = table.space.search_space.config(position)
+    return served_network(config, service, table.space.workload)
 
 
 def throughput_errors(
@@ -68,7 +63,9 @@ def throughput_errors(
         if position in known or not rates:
             continue
         outstanding = concurrency(table.space.search_space.config(position))
-        found = predict_saturation(serving(table, service, rows[0]), outstanding, seed=0)
+        network = network_at(table, service, position)
+        mix = [stream.share for stream in offered_streams(table.space.workload)]
+        found = predict_saturation(network, outstanding, seed=0, mix=mix)
         errors.append(found.per_second / float(np.mean(rates)) - 1)
     return np.array(errors)
 
@@ -77,20 +74,21 @@ def latency_errors(
     table: RecordedTable, service: ServiceModel, known: Sequence[Position]
 ) -> Iterator[tuple[str, float]]:
     """Predicted over measured 95th percentile less 1, by load."""
-    [stream] = table.space.workload.streams
+    offered = offered_streams(table.space.workload)
     for row in table.rows:
         if not row.latencies or row.position in known or row.disturbed:
             continue
-        way = serving(table, service, row)
+        network = network_at(table, service, row.position)
+        loads = Loads(network, offered, 20_000, seed=0)
         outstanding = concurrency(table.space.search_space.config(row.position))
-        most = predict_capacity(way, stream.arrivals, stream.limit, outstanding, seed=0).per_second
+        most = predict_capacity(network, offered, outstanding, seed=0).per_second
         for share, measured in zip(SHARES_OF_CAPACITY, row.latencies, strict=True):
             for what, rate in (
                 (f"p95 at {share:.0%} of capacity", share * most),
                 (f"p95 at the rate of {share:.0%}", measured.per_second),
             ):
-                found = predict_level(way, stream.arrivals, rate, seed=0, requests=20_000)
-                yield what, found.latency_ms(95.0) / measured.p95_ms - 1
+                p95_ms = max(level.latency_ms(95.0) for level in loads.levels(rate, (95.0,)))
+                yield what, p95_ms / measured.p95_ms - 1
 
 
 def shown(name: str, errors: Floats) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.search.level_runner import concurrency
 from optimizer.simulator.batcher import ONE_SHAPE, Scheduler, draw, open_loop, scheduler_of
-from optimizer.simulator.prediction import Serving, predict_capacity
+from optimizer.simulator.network import one_batcher
+from optimizer.simulator.prediction import OfferedStream, predict_capacity
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.space_file.reader import Space
 from optimizer.workload.streams import LatencyLimit
@@ -73,12 +74,12 @@ def stand_in(model: ModelServing) -> ServiceCurve:
 def rank(space: Space, limit_ms: float) -> int:
     """Predict the capacity of every point; returns how many there are."""
     [stream] = space.workload.streams
-    limit = LatencyLimit(stream.limit.percentile, limit_ms)
+    offered = OfferedStream(stream.arrivals, LatencyLimit(stream.limit.percentile, limit_ms))
     for position in space.search_space.points:
         config = space.search_space.config(tuple(position.tolist()))
         [model] = config.models
-        serving = Serving(scheduler_of(model, stream), stand_in(model))
-        predict_capacity(serving, stream.arrivals, limit, concurrency(config), seed=1)
+        network = one_batcher(scheduler_of(model, stream), stand_in(model))
+        predict_capacity(network, (offered,), concurrency(config), seed=1)
     return len(space.search_space.points)
 
 

@@ -7,6 +7,7 @@ that is new for every artefact, batch size and layout.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 
@@ -21,15 +22,16 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.level import BatchPoint, ServerSplit
 from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.table import (
+    Latency,
     RecordedLevel,
     RecordedRow,
     RecordedSpace,
     RecordedTable,
     StreamLatency,
 )
-from optimizer.simulator.prediction import predict_capacity, predict_level
+from optimizer.simulator.prediction import OfferedStream, predict_capacity, predict_level
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.simulator.stream_estimate import serving_of
+from optimizer.simulator.stream_estimate import network_of_model
 from optimizer.space_file.reader import Space, load_space
 
 UNMODELLED = 0.15
@@ -47,7 +49,7 @@ def quickstart() -> Space:
     return load_space(shipped("search_spaces") / "quickstart.yaml", shipped_prices(), hardware)
 
 
-class _Truth:
+class Truth:
     """Draws each effect once, by what it is an effect of."""
 
     def __init__(self, seed: int) -> None:
@@ -91,7 +93,7 @@ class _Truth:
 def synthetic_table(seed: int) -> RecordedTable:
     """One truth, each point measured twice, as far above it as below."""
     space = quickstart()
-    truth = _Truth(seed)
+    truth = Truth(seed)
     rows: list[RecordedRow] = []
     for row in range(len(space.search_space)):
         position = space.search_space.at(row)
@@ -99,10 +101,11 @@ def synthetic_table(seed: int) -> RecordedTable:
         [model], [stream] = config.models, space.workload.streams
         curve = truth.curve(model)
         outstanding = concurrency(config)
-        serving = serving_of(model, curve, stream)
-        found = predict_capacity(serving, stream.arrivals, stream.limit, outstanding, seed)
+        network = network_of_model(model, curve, stream)
+        offered = OfferedStream(stream.arrivals, stream.limit)
+        found = predict_capacity(network, (offered,), outstanding, seed)
         rate = LIGHT_SHARE * found.saturation.per_second
-        light = predict_level(serving, stream.arrivals, rate, seed)
+        light = predict_level(network, stream.arrivals, rate, seed)
         latency = StreamLatency(stream.name, light.latency_ms(50.0), light.latency_ms(95.0))
         met = found.per_second > 0
         point = RecordedRow(
@@ -113,7 +116,7 @@ def synthetic_table(seed: int) -> RecordedTable:
             capacity_per_second=found.per_second,
             capacity_low_per_second=0.98 * found.per_second,
             capacity_high_per_second=1.02 * found.per_second if met else None,
-            excess=-0.1 if met else found.floor_ms / stream.limit.latency_ms - 1,
+            excess=-0.1 if met else math.expm1(found.floor_log_excess),
             saturation=_recorded_level(
                 found.saturation.per_second, model, curve, found.saturation.batches, ()
             ),
@@ -169,6 +172,9 @@ def faster(row: RecordedRow, factor: float) -> RecordedRow:
         saturation=_faster_level(row.saturation, factor),
         saturation_high_per_second=saturation_high * factor if saturation_high else None,
         light=_faster_level(row.light, factor),
+        latencies=tuple(
+            Latency(each.per_second * factor, each.p95_ms / factor) for each in row.latencies
+        ),
     )
 
 

@@ -114,4 +114,6 @@ def test_a_step_that_answers_nothing_is_named(tmp_path: Path, source: dict[str, 
     config.write_text(config.read_text() + 'instance_group [ { name: "main" kind: KIND_CPU } ]\n')
     optimizer = run_to_end(tmp_path, "run", write_space(tmp_path, source))
     assert optimizer.process.returncode == 4, optimizer.output + optimizer.errors
-    assert "did not answer: step classifier: RuntimeError: no weights" in optimizer.errors
+    name = source["model"]
+    message = f"model {name} as deployed: {name} did not answer: step classifier: RuntimeError: "
+    assert f"error: {message}no weights" in optimizer.errors

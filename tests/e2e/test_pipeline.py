@@ -93,7 +93,7 @@ def test_every_step_and_the_ensemble_have_statistics(searched: tuple[Path, Optim
 @pytest.mark.slow
 def test_batches_of_the_slow_step_are_recommended(searched: tuple[Path, Optimizer]) -> None:
     output = searched[1].output
-    assert "sampler tpe: the simulator of guided is of single models" in output
+    assert "sampler tpe" not in output
     assert "classifier: as deployed, max_batch_size 8" in output
 
 
@@ -149,14 +149,21 @@ def test_memory_of_the_pipeline_is_divided_among_its_steps(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["simulate", "plan"])
-def test_simulations_of_a_pipeline_are_refused(
-    searched: tuple[Path, Optimizer], command: str
-) -> None:
+def test_a_configuration_of_the_pipeline_is_simulated(searched: tuple[Path, Optimizer]) -> None:
     folder, _ = searched
-    simulated = run_to_end(folder, command, "pipeline")
-    assert simulated.process.returncode == 2
-    assert "text_classifier has steps, and the simulator is of single" in simulated.errors
+    simulated = run_to_end(folder, "simulate", "pipeline", "--set", "classifier.batching=true")
+    assert simulated.process.returncode == 0, simulated.output + simulated.errors
+    assert "Predicted models at" in simulated.output
+    for step in STEPS:
+        assert f"\n{step} " in simulated.output
+    assert "saturation is reached first by classifier" in simulated.output
+
+
+@pytest.mark.slow
+def test_a_fleet_of_the_pipeline_is_planned(searched: tuple[Path, Optimizer]) -> None:
+    folder, _ = searched
+    planned = run_to_end(folder, "plan", "pipeline", "--demand", 100)
+    assert planned.process.returncode == 0, planned.output + planned.errors
 
 
 @pytest.mark.slow

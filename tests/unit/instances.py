@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from optimizer.fleet.planning.instance import Instance, Part
+from optimizer.fleet.planning.instance import Instance, ServedStreams
 from optimizer.measurement.cost import Price
 from optimizer.simulator.batcher import Scheduler
-from optimizer.simulator.prediction import Serving
+from optimizer.simulator.network import one_batcher
+from optimizer.simulator.prediction import OfferedStream
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.streams import LatencyLimit
 
 
-def batching_part(scale: float = 1.0, limit_ms: float = 60.0) -> Part:
+def batching_streams(scale: float = 1.0, limit_ms: float = 60.0) -> ServedStreams:
     """Two model instances that merge up to 16 requests; `scale` makes them slower."""
     curve = ServiceCurve(
         (1, 16),
@@ -19,8 +20,9 @@ def batching_part(scale: float = 1.0, limit_ms: float = 60.0) -> Part:
         busy_factors=(0.7, 1.0),
         outside_ms=0.5,
     )
-    serving = Serving(Scheduler(16, (), 1000, dynamic=True, instances=2), curve)
-    return Part(serving, "poisson", LatencyLimit(95.0, limit_ms), concurrency=64)
+    network = one_batcher(Scheduler(16, (), 1000, dynamic=True, instances=2), curve)
+    stream = OfferedStream("poisson", LatencyLimit(95.0, limit_ms))
+    return ServedStreams(network, (stream,), concurrency=64)
 
 
 def instance(
@@ -29,7 +31,7 @@ def instance(
     capacity: float = 1100.0,
     *,
     low: float | None = None,
-    part: Part | None = None,
+    served: ServedStreams | None = None,
 ) -> Instance:
     """One of a type; its study has the same name."""
     return Instance(
@@ -38,5 +40,5 @@ def instance(
         capacity_per_second=capacity,
         capacity_low_per_second=capacity if low is None else low,
         setup_seconds=8.0,
-        parts=(part or batching_part(),),
+        served=served or batching_streams(),
     )

@@ -15,17 +15,17 @@ from optimizer.fleet.planning.autoscaling import (
     target_at,
 )
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant_demand, daily_demand
-from optimizer.fleet.planning.instance import Part
+from optimizer.fleet.planning.instance import ServedStreams
 from optimizer.fleet.planning.load_response import Response, simulate_response
-from optimizer.simulator.batcher import draw, open_loop
-from tests.unit.instances import batching_part
+from optimizer.simulator.network import network_open_loop
+from tests.unit.instances import batching_streams
 
 LIMIT_MS = 60.0
 
 
 @cache
 def response() -> Response:
-    return simulate_response([batching_part()], seed=0)
+    return simulate_response(batching_streams(), seed=0)
 
 
 def ran(curve: DemandCurve, policy: TargetTracking, begin_with: int = 1) -> AutoscaledFleet:
@@ -90,17 +90,17 @@ def test_late_shares_are_those_of_the_batcher_itself(low: float, high: float) ->
     never = TargetTracking("rate", 1e9, 240.0)
     found = ran(curve, never)
     predicted = (found.late_share * found.per_second).sum() / found.per_second.sum()
-    assert predicted == pytest.approx(simulated_late_share(batching_part(), curve), abs=0.03)
+    assert predicted == pytest.approx(simulated_late_share(batching_streams(), curve), abs=0.03)
 
 
-def simulated_late_share(part: Part, curve: DemandCurve) -> float:
+def simulated_late_share(served: ServedStreams, curve: DemandCurve) -> float:
     """Of all requests of a demand's second period, at one instance; by Lewis and Shedler (1979)."""
     rng, end = np.random.default_rng(1), 2 * curve.seconds
     thinned = np.sort(rng.uniform(0.0, end, rng.poisson(curve.peak * end)))
     at = thinned[rng.random(len(thinned)) < curve.at(thinned) / curve.peak]
-    draws = draw(len(at), part.serving.curve.spread, part.serving.shapes, rng)
-    done = open_loop(part.serving.scheduler, part.serving.curve, 1e3 * at, draws)
-    late = done.latency_ms[at > curve.seconds] > part.limit.latency_ms
+    draws = served.network.draw(np.zeros(len(at), dtype=np.int64), rng)
+    done = network_open_loop(served.network, 1e3 * at, draws)
+    late = done.latency_ms[at > curve.seconds] > served.streams[0].limit.latency_ms
     return float(late.mean())
 
 

@@ -16,7 +16,7 @@ from optimizer.fleet.planning.fleet_plan import Plan, PlanInputs, plan_fleet
 from optimizer.fleet.planning.fleet_simulation import simulate_fleet
 from optimizer.fleet.planning.instance import Instance, simulated_capacity
 from optimizer.report.plan_tables import headline, hours, tables
-from tests.unit.instances import batching_part, instance
+from tests.unit.instances import batching_streams, instance
 
 CURVES = {
     "constant": constant_demand(9_300.0),
@@ -45,7 +45,7 @@ def planned(name: str) -> Plan:
 def test_the_simulation_is_brought_to_the_measured_capacity() -> None:
     for capacity in (900.0, 1100.0, 1500.0):
         agreed = measured(capacity, capacity)
-        assert simulated_capacity(agreed.parts, seed=0) == pytest.approx(capacity, rel=0.01)
+        assert simulated_capacity(agreed.served, seed=0) == pytest.approx(capacity, rel=0.01)
     assert measured(900.0, 900.0).moved > measured().moved
 
 
@@ -64,11 +64,11 @@ def test_the_fleet_keeps_the_limit_and_one_less_than_the_smallest_misses_it(name
     assert one.below_minimum is not None
     assert plan.fleet.instances >= one.at_minimum.instances == one.below_minimum.instances + 1
     # Seeds that the plan has not seen.
-    peak, parts = plan.inputs.curve.peak, one.member.instance.parts
+    peak, served = plan.inputs.curve.peak, one.member.instance.served
     for seed in (101, 102, 103):
-        recommended = simulate_fleet(parts, plan.fleet.instances, peak, seed)
+        recommended = simulate_fleet(served, plan.fleet.instances, peak, seed)
         assert recommended.keeps_limits
-        too_few = simulate_fleet(parts, one.below_minimum.instances, peak, seed)
+        too_few = simulate_fleet(served, one.below_minimum.instances, peak, seed)
         assert not too_few.keeps_limits
 
 
@@ -121,7 +121,7 @@ def test_headroom_and_survival_are_kept_at_the_peak() -> None:
 
 @pytest.mark.slow
 def test_a_mixed_fleet_where_it_is_cheaper_or_nothing_else_can_be_had() -> None:
-    slow = instance("b.small", 0.2, 300.0, part=batching_part(3.0)).calibrated(seed=0)
+    slow = instance("b.small", 0.2, 300.0, served=batching_streams(3.0)).calibrated(seed=0)
     plan = plan_fleet([measured(), slow], PlanInputs(constant_demand(2_350.0)))
     assert plan is not None
     assert plan.fleet.counts == (2, 1)
@@ -137,7 +137,7 @@ def test_a_mixed_fleet_where_it_is_cheaper_or_nothing_else_can_be_had() -> None:
 
 @pytest.mark.slow
 def test_internet_scale_takes_thousands() -> None:
-    slow = instance("gpu", 1.0, 36.0, part=batching_part(28.0, 1000.0)).calibrated(seed=0)
+    slow = instance("gpu", 1.0, 36.0, served=batching_streams(28.0, 1000.0)).calibrated(seed=0)
     plan = plan_fleet([slow], PlanInputs(DemandCurve("burst", (100_000.0, 60_000.0))))
     assert plan is not None
     assert 2_700 < plan.fleet.instances < 2_900

@@ -7,12 +7,13 @@ import math
 import pytest
 
 from optimizer.fleet.planning.fleet_simulation import simulate_fleet
-from optimizer.fleet.planning.instance import Instance, Part
+from optimizer.fleet.planning.instance import Instance, ServedStreams
 from optimizer.fleet.planning.load_response import simulate_response
 from optimizer.fleet.planning.mix import FleetMember
 from optimizer.measurement.cost import Price
 from optimizer.simulator.batcher import Scheduler
-from optimizer.simulator.prediction import Serving
+from optimizer.simulator.network import one_batcher
+from optimizer.simulator.prediction import OfferedStream
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.streams import LatencyLimit
 
@@ -23,12 +24,13 @@ SERVERS = [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 4))
 SLOW_LIMITS = [pytest.param(limit_ms, marks=pytest.mark.slow) for limit_ms in (400.0, 1500.0)]
 
 
-def part(servers: int, limit_ms: float = LIMIT_MS) -> Part:
+def served(servers: int, limit_ms: float = LIMIT_MS) -> ServedStreams:
     """Requests one by one, each with an exponential service time."""
     curve = ServiceCurve((1,), (MEAN_MS,), spread=1.0, busy_factors=(1.0,) * servers)
     scheduler = Scheduler(max_batch_size=1, dynamic=False, instances=servers)
     limit = LatencyLimit(PERCENTILE, limit_ms)
-    return Part(Serving(scheduler, curve), "poisson", limit, concurrency=8 * servers)
+    stream = OfferedStream("poisson", limit)
+    return ServedStreams(one_batcher(scheduler, curve), (stream,), concurrency=8 * servers)
 
 
 def late(rate: float, servers: int, limit_ms: float = LIMIT_MS) -> float:
@@ -71,7 +73,7 @@ def test_the_formula_knows_the_single_server() -> None:
 
 @pytest.mark.parametrize("servers", SERVERS)
 def test_an_instance_responds_to_load_as_theory_says(servers: int) -> None:
-    found = simulate_response([part(servers)], seed=1)
+    found = simulate_response(served(servers), seed=1)
     within = found.per_second < 0.82 * servers * 1e3 / MEAN_MS
     rates = found.per_second[within]
     busy = rates * MEAN_MS / 1e3 / servers
@@ -83,7 +85,7 @@ def test_an_instance_responds_to_load_as_theory_says(servers: int) -> None:
 @pytest.mark.parametrize("servers", SERVERS)
 @pytest.mark.parametrize("limit_ms", [600.0, *SLOW_LIMITS])
 def test_the_most_within_the_limit_is_that_of_theory(servers: int, limit_ms: float) -> None:
-    found = simulate_response([part(servers, limit_ms)], seed=2).most_within_per_second
+    found = simulate_response(served(servers, limit_ms), seed=2).most_within_per_second
     assert found == pytest.approx(most_within(servers, limit_ms), rel=0.03)
 
 
@@ -91,7 +93,7 @@ def test_the_most_within_the_limit_is_that_of_theory(servers: int, limit_ms: flo
 @pytest.mark.parametrize("instances", [7, pytest.param(40, marks=pytest.mark.slow)])
 def test_every_instance_of_a_fleet_answers_as_theory_says(servers: int, instances: int) -> None:
     each = 0.8 * servers * 1e3 / MEAN_MS
-    found = simulate_fleet((part(servers),), instances, instances * each, seed=3)
+    found = simulate_fleet(served(servers), instances, instances * each, seed=3)
     assert found.latency_ms == pytest.approx(latency_ms(each, servers), rel=0.03)
     assert found.late_share == pytest.approx(late(each, servers), rel=0.1)
     assert found.keeps_limits == (late(each, servers) <= 0.05)
@@ -101,7 +103,7 @@ def test_every_instance_of_a_fleet_answers_as_theory_says(servers: int, instance
 def test_the_smallest_fleet_is_that_of_theory() -> None:
     price = Price("t", 1.0, "tests", "2026-01")
     member = FleetMember(
-        Instance("t", price, 1.0, 1.0, 0.0, (part(2),)), simulate_response([part(2)], seed=4)
+        Instance("t", price, 1.0, 1.0, 0.0, served(2)), simulate_response(served(2), seed=4)
     )
     for demand in (20.0, 95.0, 196.0):
         exactly = demand / most_within(2)

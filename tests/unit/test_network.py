@@ -24,7 +24,7 @@ from optimizer.simulator.network import (
     Network,
     NetworkCall,
     NetworkSimulation,
-    Source,
+    NetworkSource,
     network_closed_loop,
     network_open_loop,
 )
@@ -44,14 +44,14 @@ def batcher(name: str, ms: float, scheduler: Scheduler = ALONE, cores: float = 0
 
 def chain(*batchers: Batcher) -> Network:
     calls = tuple(NetworkCall(n, (n - 1,) if n else ()) for n in range(len(batchers)))
-    return Network(batchers, (Source(calls),))
+    return Network(batchers, (NetworkSource(calls),))
 
 
 def simulate(
     network: Network, arrive_ms: list[float], sources: list[int] | None = None
 ) -> NetworkSimulation:
-    draws = network.draw(len(arrive_ms), np.random.default_rng(0))
-    draws = replace(draws, source=np.array(sources or [0] * len(arrive_ms)))
+    source = np.array(sources or [0] * len(arrive_ms))
+    draws = network.draw(source, np.random.default_rng(0))
     return network_open_loop(network, np.array(arrive_ms), draws)
 
 
@@ -70,9 +70,9 @@ def test_a_network_of_one_batcher_is_that_batcher(
     looped: bool,
 ) -> None:
     scheduler = replace(scheduler, policy=policy if dynamic else QueuePolicy(), dynamic=dynamic)
-    source = Source((NetworkCall(0),), Shapes((2.0, 1.0), (1.0, 0.5)))
+    source = NetworkSource((NetworkCall(0),), Shapes((2.0, 1.0), (1.0, 0.5)))
     network = Network((Batcher("m", scheduler, curve),), (source,), outside_ms=curve.outside_ms)
-    drawn = network.draw(len(gaps), np.random.default_rng(1))
+    drawn = network.draw(np.zeros(len(gaps), dtype=np.int64), np.random.default_rng(1))
     alone = Draws(drawn.noise[0], drawn.shape, np.array([1.0, 0.5]))
     if looped:
         expected = closed_loop(scheduler, curve, concurrency, alone)
@@ -104,7 +104,7 @@ def test_replies_of_a_batch_reach_the_next_step_one_after_another() -> None:
 
 def test_steps_that_wait_for_nothing_run_at_once_and_a_join_waits_for_both() -> None:
     calls = (NetworkCall(0), NetworkCall(1), NetworkCall(2, (0, 1)))
-    network = Network((batcher("a", 10), batcher("b", 4), batcher("c", 1)), (Source(calls),))
+    network = Network((batcher("a", 10), batcher("b", 4), batcher("c", 1)), (NetworkSource(calls),))
     simulated = simulate(network, [0])
     assert [own.execution_begin_ms.tolist() for own in simulated.batchers] == [[0], [0], [10]]
     assert simulated.done_ms.tolist() == [11]
@@ -112,7 +112,9 @@ def test_steps_that_wait_for_nothing_run_at_once_and_a_join_waits_for_both() -> 
 
 def test_two_steps_may_call_one_model_which_has_one_queue() -> None:
     calls = (NetworkCall(0), NetworkCall(1, (0,)), NetworkCall(0, (1,)))
-    simulated = simulate(Network((batcher("a", 10), batcher("b", 4)), (Source(calls),)), [0, 1])
+    simulated = simulate(
+        Network((batcher("a", 10), batcher("b", 4)), (NetworkSource(calls),)), [0, 1]
+    )
     # The second request waits for the first at a, and the first for the second.
     assert simulated.batchers[0].execution_begin_ms.tolist() == [0, 10, 20, 30]
     assert simulated.done_ms.tolist() == [30, 40]
@@ -120,7 +122,7 @@ def test_two_steps_may_call_one_model_which_has_one_queue() -> None:
 
 def test_a_composed_model_occupies_its_instance_while_its_steps_run() -> None:
     top = replace(batcher("top", 2), calls=(NetworkCall(1), NetworkCall(2, (0,))))
-    network = Network((top, batcher("a", 5), batcher("b", 3)), (Source((NetworkCall(0),)),))
+    network = Network((top, batcher("a", 5), batcher("b", 3)), (NetworkSource((NetworkCall(0),)),))
     simulated = simulate(network, [0, 1])
     assert simulated.done_ms.tolist() == [10, 20]
     assert simulated.batchers[0].execution_ms.tolist() == [10, 10]
@@ -132,7 +134,7 @@ def test_a_composed_model_occupies_its_instance_while_its_steps_run() -> None:
 
 def test_requests_of_a_composed_models_batch_call_one_after_another() -> None:
     top = replace(batcher("top", 2, Scheduler(4, max_queue_delay_us=1000)), calls=(NetworkCall(1),))
-    network = Network((top, batcher("a", 5, Scheduler(4))), (Source((NetworkCall(0),)),))
+    network = Network((top, batcher("a", 5, Scheduler(4))), (NetworkSource((NetworkCall(0),)),))
     simulated = simulate(network, [0, 0])
     assert simulated.batchers[1].execution_begin_ms.tolist() == [3, 8]
     assert simulated.done_ms.tolist() == [13, 13]
@@ -141,14 +143,14 @@ def test_requests_of_a_composed_models_batch_call_one_after_another() -> None:
 def test_composed_models_may_call_composed_models() -> None:
     top = replace(batcher("top", 1), calls=(NetworkCall(1, count=2.0),))
     middle = replace(batcher("middle", 1), calls=(NetworkCall(2),))
-    network = Network((top, middle, batcher("a", 5)), (Source((NetworkCall(0),)),))
+    network = Network((top, middle, batcher("a", 5)), (NetworkSource((NetworkCall(0),)),))
     assert simulate(network, [0]).done_ms.tolist() == [13]
     assert network.visits == ((1.0, 2.0, 2.0),)
 
 
 def test_a_call_is_repeated_and_a_fraction_of_requests_makes_one_more() -> None:
     calls = (NetworkCall(0, count=2.25), NetworkCall(1, (0,), count=0.0))
-    network = Network((batcher("a", 1), batcher("b", 9)), (Source(calls),))
+    network = Network((batcher("a", 1), batcher("b", 9)), (NetworkSource(calls),))
     simulated = simulate(network, (100.0 * np.arange(4000)).tolist())
     took = simulated.done_ms - simulated.arrive_ms
     assert set(np.round(took, 6)) == {2.0, 3.0}
@@ -157,7 +159,7 @@ def test_a_call_is_repeated_and_a_fraction_of_requests_makes_one_more() -> None:
 
 
 def test_several_sources_meet_at_what_they_share() -> None:
-    sources = tuple(Source((NetworkCall(n), NetworkCall(2, (0,)))) for n in range(2))
+    sources = tuple(NetworkSource((NetworkCall(n), NetworkCall(2, (0,)))) for n in range(2))
     network = Network((batcher("a", 4), batcher("b", 5), batcher("shared", 10)), sources)
     simulated = simulate(network, [0, 0], [0, 1])
     assert simulated.done_ms.tolist() == [14, 24]
@@ -172,14 +174,14 @@ def test_what_a_step_refuses_is_refused_and_goes_no_further() -> None:
     assert simulated.done_ms.tolist() == [12, 22, 3]
     assert len(simulated.batchers[2].execution_ms) == 2
     top = replace(batcher("top", 0.5), calls=(NetworkCall(1),))
-    sources = (Source((NetworkCall(0),)), Source((NetworkCall(1),)))
+    sources = (NetworkSource((NetworkCall(0),)), NetworkSource((NetworkCall(1),)))
     composed = Network((top, network.batchers[1]), sources)
     # Two of the other source are in service and in the queue when the composed model calls.
     assert simulate(composed, [0, 0, 1], [1, 1, 0]).refused.tolist() == [False, False, True]
 
 
 def test_executions_slow_each_other_down_while_both_run() -> None:
-    sources = (Source((NetworkCall(0),)), Source((NetworkCall(1),)))
+    sources = (NetworkSource((NetworkCall(0),)), NetworkSource((NetworkCall(1),)))
     contention = Contention(((0.0, math.log(2)), (math.log(4), 0.0)))
     network = Network((batcher("a", 10), batcher("b", 10)), sources, contention)
     simulated = simulate(network, [0, 4], [0, 1])
@@ -189,7 +191,7 @@ def test_executions_slow_each_other_down_while_both_run() -> None:
 
 
 def test_executions_share_cores_where_they_need_more() -> None:
-    sources = tuple(Source((NetworkCall(n),)) for n in range(3))
+    sources = tuple(NetworkSource((NetworkCall(n),)) for n in range(3))
     batchers = tuple(batcher(name, 10, cores=1) for name in "abc")
     network = Network(batchers, sources, Contention(cores=2.0))
     np.testing.assert_allclose(simulate(network, [0, 0], [0, 1]).done_ms, [10, 10])
@@ -199,7 +201,7 @@ def test_executions_share_cores_where_they_need_more() -> None:
 def test_a_composed_model_that_waits_slows_nothing_down() -> None:
     top = replace(batcher("top", 2, cores=1), calls=(NetworkCall(1),))
     network = Network(
-        (top, batcher("a", 5, cores=1)), (Source((NetworkCall(0),)),), Contention(cores=1.0)
+        (top, batcher("a", 5, cores=1)), (NetworkSource((NetworkCall(0),)),), Contention(cores=1.0)
     )
     assert simulate(network, [0]).done_ms.tolist() == [7]
 
@@ -223,10 +225,13 @@ def test_every_request_is_answered_once(
         Batcher("top", one, curve, calls, cores=1.0),
         Batcher("step", replace(two, policy=policy), curve, cores=1.0),
     )
-    sources = (Source((NetworkCall(0), NetworkCall(1, (0,)))), Source((NetworkCall(1),)))
+    sources = (
+        NetworkSource((NetworkCall(0), NetworkCall(1, (0,)))),
+        NetworkSource((NetworkCall(1),)),
+    )
     contention = Contention(((0.0, pressure), (pressure / 2, 0.0)), cores=2.0)
     network = Network(batchers, sources, contention, outside_ms=0.5)
-    draws = network.draw(len(gaps), np.random.default_rng(2), mix=(2.0, 1.0))
+    draws = network.draw(np.arange(len(gaps)) % 3 // 2, np.random.default_rng(2))
     simulated = network_open_loop(network, np.cumsum(gaps), draws)
     assert np.isfinite(simulated.done_ms).all()
     assert (simulated.done_ms >= simulated.arrive_ms).all()
@@ -247,10 +252,10 @@ def test_every_request_is_answered_once(
 )
 def test_wrong_calls_are_refused(calls: tuple[NetworkCall, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Network((batcher("a", 1),), (Source(calls),))
+        Network((batcher("a", 1),), (NetworkSource(calls),))
 
 
 def test_a_composed_model_that_calls_itself_is_refused() -> None:
     top = replace(batcher("top", 1), calls=(NetworkCall(0),))
     with pytest.raises(ValueError, match="a composed model calls itself"):
-        Network((top,), (Source((NetworkCall(0),)),))
+        Network((top,), (NetworkSource((NetworkCall(0),)),))

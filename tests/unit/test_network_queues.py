@@ -17,7 +17,7 @@ from optimizer.simulator.network import (
     Network,
     NetworkCall,
     NetworkSimulation,
-    Source,
+    NetworkSource,
     network_open_loop,
 )
 from optimizer.simulator.service_curve import ServiceCurve
@@ -36,12 +36,14 @@ def queue(
 def poisson(network: Network, per_ms: float, mix: tuple[float, ...] = ()) -> NetworkSimulation:
     rng = np.random.default_rng(5)
     arrive = np.sort(rng.random(REQUESTS)) * (REQUESTS / per_ms)
-    return network_open_loop(network, arrive, network.draw(REQUESTS, rng, mix))
+    shares = np.array(mix or [1.0] * len(network.sources))
+    sources = rng.choice(len(shares), size=REQUESTS, p=shares / shares.sum())
+    return network_open_loop(network, arrive, network.draw(sources, rng))
 
 
 def tandem(*queues: Batcher) -> Network:
     calls = tuple(NetworkCall(n, (n - 1,) if n else ()) for n in range(len(queues)))
-    return Network(queues, (Source(calls),))
+    return Network(queues, (NetworkSource(calls),))
 
 
 def waits(service_ms: float, instances: int, per_ms: float) -> tuple[float, float]:
@@ -104,7 +106,7 @@ def test_95th_percentile_in_a_tandem_of_several_servers() -> None:
 @pytest.mark.parametrize("load", [0.3, 0.7])
 def test_mean_time_of_a_fork_into_two_single_servers(load: float) -> None:
     """Nelson and Tantawi 1988, exact for two: (12 - load) / 8 times that of one server."""
-    network = Network((queue(1.0), queue(1.0)), (Source((NetworkCall(0), NetworkCall(1))),))
+    network = Network((queue(1.0), queue(1.0)), (NetworkSource((NetworkCall(0), NetworkCall(1))),))
     expected = (12 - load) / 8 / (1 - load)
     assert poisson(network, load).latency_ms.mean() == pytest.approx(expected, rel=0.02)
 
@@ -117,7 +119,7 @@ def test_mean_wait_of_a_composed_model_is_that_of_the_sum_of_its_times() -> None
         ServiceCurve((1, 2), (0.5, 0.5), 0.5),
         (NetworkCall(1), NetworkCall(2, (0,))),
     )
-    network = Network((top, queue(0.3), queue(0.2)), (Source((NetworkCall(0),)),))
+    network = Network((top, queue(0.3), queue(0.2)), (NetworkSource((NetworkCall(0),)),))
     variance = 0.25**2 + 0.3**2 + 0.2**2
     waits_ms = poisson(network, 0.7).batchers[0].queue_ms
     assert waits_ms.mean() == pytest.approx(0.7 * (1 + variance) / (2 * 0.3), rel=0.02)
@@ -127,7 +129,7 @@ def test_mean_wait_of_a_composed_model_is_that_of_the_sum_of_its_times() -> None
 def test_models_that_share_one_core_are_one_processor(models: int) -> None:
     """Exponential work leaves at one rate whoever is served: the number is that of M/M/1-PS."""
     queues = tuple(queue(1.0, cores=1.0) for _ in range(models))
-    sources = tuple(Source((NetworkCall(n),)) for n in range(models))
+    sources = tuple(NetworkSource((NetworkCall(n),)) for n in range(models))
     simulated = poisson(Network(queues, sources, Contention(cores=1.0)), 0.7)
     assert simulated.latency_ms.mean() == pytest.approx(1 / 0.3, rel=0.02)
     for n in range(models):
@@ -140,7 +142,7 @@ def test_time_of_models_that_slow_each_other_down_is_that_of_the_markov_chain() 
     rates, slow = np.array([0.3, 0.5]), np.array([1.6, 1.3])
     queues = (queue(1.0), queue(1.0))
     pairs = ((0.0, math.log(slow[0])), (math.log(slow[1]), 0.0))
-    sources = (Source((NetworkCall(0),)), Source((NetworkCall(1),)))
+    sources = (NetworkSource((NetworkCall(0),)), NetworkSource((NetworkCall(1),)))
     simulated = poisson(Network(queues, sources, Contention(pairs)), 0.8, tuple(rates))
     transitions = np.zeros((STATES, STATES, STATES, STATES))
     for i, j in np.ndindex(STATES, STATES):

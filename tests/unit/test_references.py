@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.references import fp32_outputs, judged_positions
-from optimizer.errors import BuildFailure, NoBatchAxis
+from optimizer.errors import BuildFailure, LoadTestFailure, NoBatchAxis
 from optimizer.workload.streams import OutputTensor, Tensors
 
 ROWS: list[Tensors] = [{"x": np.full((1, 2), n, np.float32)} for n in range(1, 5)]
@@ -81,6 +81,14 @@ def test_a_model_that_fails_says_why() -> None:
         outputs(broken)
     with pytest.raises(BuildFailure, match=r"^sums: its FP32 output 'y' holds NaN or infinity$"):
         outputs(lambda x: x * np.nan)
+
+
+def test_a_server_that_fails_names_the_model_itself() -> None:
+    def fail(_: NDArray[Any]) -> NDArray[Any]:
+        raise LoadTestFailure("m did not answer: step a: no weights")
+
+    with pytest.raises(LoadTestFailure, match=r"^m did not answer: step a: no weights$"):
+        outputs(fail)
 
 
 def test_the_mask_judges_outputs_along_its_own_length_only() -> None:

@@ -25,6 +25,8 @@ from optimizer.search.response_cache import (
     held_numbers,
     steady_cache,
     with_expected_hits,
+    without_cache,
+    without_repeats,
 )
 from optimizer.simulator.response_cache import (
     CachedOutput,
@@ -390,3 +392,14 @@ def test_streams_of_a_damaged_study_are_refused() -> None:
     wrong = replace(STREAM, payloads=PAYLOADS, repeats=ZipfRepeats(1.0, 0))
     with pytest.raises(ValueError, match=r"repeats\.population must be at least 1"):
         check_workload(Workload((wrong,)), ["bert"])
+
+
+def test_transports_are_compared_on_requests_that_are_executed() -> None:
+    both = space(response_cache=[False, True])
+    off, on = (both.config(both.at(row)) for row in range(2))
+    assert without_cache(on) == off
+    trace = ArrivalTrace("ab", (0.0, 1.0), 2.0, (0, 0))
+    repeating = (replace(STREAM, arrivals=trace), replace(STREAM, repeats=ZipfRepeats(1.0, 9)))
+    plain = without_repeats(Workload(repeating))
+    assert [stream.population for stream in plain.streams] == [None, None]
+    assert plain.streams[1] == STREAM

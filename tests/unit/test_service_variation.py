@@ -11,12 +11,13 @@ import pytest
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import LoadLevel
 from optimizer.search.recorded.evaluator import RecordedEvaluator
-from optimizer.simulator.prediction import Serving, predict_level
+from optimizer.simulator.network import Network
+from optimizer.simulator.prediction import predict_level
 from optimizer.simulator.service_curve import DEFAULT_VARIATION, ServiceVariation
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import observe
-from optimizer.simulator.service_variation import LightLoadTimes, fit_variation, light_loads
-from optimizer.simulator.stream_estimate import serving_of
+from optimizer.simulator.service_variation import LightLoadTimes, fit_variation, light_load
+from optimizer.simulator.stream_estimate import network_of_model
 from tests.unit.service_truths import affine_truth, levels_of, saturated
 from tests.unit.studies import SETTING, small_space
 from tests.unit.tables import WORKLOAD, recorded_table
@@ -31,9 +32,9 @@ def service() -> ServiceModel:
     return ServiceModel(tuple(o for c in CONFIGS for o in observe(c, saturated(c, truth))))
 
 
-def served(known: ServiceModel, config: ServingConfig) -> Serving:
+def served(known: ServiceModel, config: ServingConfig) -> Network:
     [model] = config.models
-    return serving_of(model, known.curve(model, config.server), STREAM)
+    return network_of_model(model, known.curve(model, config.server), STREAM)
 
 
 def loads(truth: ServiceVariation, seed: int) -> Iterator[LightLoadTimes]:
@@ -45,12 +46,11 @@ def loads(truth: ServiceVariation, seed: int) -> Iterator[LightLoadTimes]:
         rate = 500 * len(curve.busy_factors) * model.max_batch_size / curve.execution_ms[-1]
         found = predict_level(served(true_service, config), STREAM.arrivals, rate, seed, 8_000)
         yield LightLoadTimes(
-            model,
-            config.server,
-            STREAM,
+            config,
+            WORKLOAD,
             rate,
-            ((50.0, found.latency_ms(50.0)), (95.0, found.latency_ms(95.0))),
-            found.mean_batch,
+            (((50.0, found.latency_ms(50.0)), (95.0, found.latency_ms(95.0))),),
+            ((model.name, found.bottleneck.mean_batch),),
         )
 
 
@@ -72,7 +72,8 @@ def test_without_light_loads_nothing_new_is_known() -> None:
 def test_one_disturbed_level_does_not_decide() -> None:
     quiet = list(loads(ServiceVariation(0.8), seed=5))
     worst = quiet[0]
-    disturbed = replace(worst, latencies_ms=tuple((p, 30 * ms) for p, ms in worst.latencies_ms))
+    [own] = worst.latencies_ms
+    disturbed = replace(worst, latencies_ms=(tuple((p, 30 * ms) for p, ms in own),))
     found = fit_variation(service(), [disturbed, *quiet[1:]])
     assert found.spread == pytest.approx(0.8, rel=0.3)
 
@@ -86,13 +87,16 @@ def recorded_light(config: ServingConfig) -> LoadLevel:
 
 def test_a_level_tells_rate_latencies_and_batches_of_each_stream() -> None:
     config, recorded = CONFIGS[0], recorded_light(CONFIGS[0])
-    [load] = light_loads(config, recorded, WORKLOAD)
-    assert load.model == config.models[0]
+    load = light_load(config, recorded, WORKLOAD)
+    assert load is not None
+    assert load.config == config
     assert load.per_second == recorded.streams[0].offered_per_second
-    assert dict(load.latencies_ms)[95.0] == 3 * dict(load.latencies_ms)[50.0]
-    assert load.mean_batch == config.models[0].max_batch_size
+    [own] = load.latencies_ms
+    assert dict(own)[95.0] == 3 * dict(own)[50.0]
+    [model] = config.models
+    assert load.mean_batches == ((model.name, model.max_batch_size),)
 
 
 def test_nothing_is_told_of_a_model_that_executed_nothing() -> None:
     idle = replace(recorded_light(CONFIGS[0]), server=())
-    assert not list(light_loads(CONFIGS[0], idle, WORKLOAD))
+    assert light_load(CONFIGS[0], idle, WORKLOAD) is None

@@ -66,11 +66,11 @@ def test_a_configuration_that_was_never_served_is_predicted(results: Path) -> No
         instance_count="2",
         intra_op_threads="1",
     )
-    [own] = found.streams
-    saturation = own.capacity.saturation.per_second
+    [own] = found.prediction.streams
+    saturation = own.saturation_per_second
     # The truth of the table is no affine service time, so this is no question of per cent.
     assert saturation == pytest.approx(1.05 * capacity_of(found.config), rel=0.3)
-    assert 0 < own.capacity.per_second <= 0.95 * saturation + 1e-6
+    assert 0 < own.capacity_per_second <= 0.95 * saturation + 1e-6
     assert found.runs == 7
     assert found.measured is None
     rates = [level.offered_per_second for level in own.levels]

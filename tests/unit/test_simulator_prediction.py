@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from optimizer.simulator.batcher import QueuePolicy, Scheduler, Shapes
+from optimizer.simulator.network import one_batcher
 from optimizer.simulator.prediction import (
-    Serving,
+    OfferedStream,
     predict_capacity,
     predict_level,
     predict_saturation,
@@ -18,9 +19,17 @@ from optimizer.workload.streams import LatencyLimit
 from tests.unit.test_simulator_queues import waiting_probability
 
 ALONE = Scheduler(1, dynamic=False)
-SINGLE = Serving(ALONE, ServiceCurve((1,), (10.0,)))
+SINGLE = one_batcher(ALONE, ServiceCurve((1,), (10.0,)))
 CURVE = ServiceCurve((1, 16), (4.0, 16.0), spread=0.1, busy_factors=(0.7, 1.0), outside_ms=0.5)
-BATCHED = Serving(Scheduler(16, (4, 8), 1000, instances=2), CURVE)
+BATCHED = one_batcher(Scheduler(16, (4, 8), 1000, instances=2), CURVE)
+
+
+def poisson(limit: LatencyLimit) -> list[OfferedStream]:
+    return [OfferedStream("poisson", limit)]
+
+
+def constant(limit: LatencyLimit) -> list[OfferedStream]:
+    return [OfferedStream("constant", limit)]
 
 
 def test_saturated_instances_execute_without_a_break() -> None:
@@ -30,7 +39,7 @@ def test_saturated_instances_execute_without_a_break() -> None:
 
 
 def test_saturation_without_preference_fills_the_largest_batches() -> None:
-    found = predict_saturation(Serving(Scheduler(16, instances=2), CURVE), 64, seed=1)
+    found = predict_saturation(one_batcher(Scheduler(16, instances=2), CURVE), 64, seed=1)
     assert found.batches.keys() == {16}
     # The mean of so many factors of noise is within a few standard errors of 1.
     assert found.per_second == pytest.approx(2 * 16 / 16e-3, rel=0.05)
@@ -74,7 +83,7 @@ def test_bursts_of_a_recording_wait() -> None:
 
 def test_what_is_refused_has_a_share_and_no_latency() -> None:
     bounded = Scheduler(1, policy=QueuePolicy(max_queue_size=1))
-    found = predict_level(Serving(bounded, ServiceCurve((1,), (10.0,))), "poisson", 200, seed=1)
+    found = predict_level(one_batcher(bounded, ServiceCurve((1,), (10.0,))), "poisson", 200, seed=1)
     # One in service and one waiting: the loss of M/D/1/2 at twice the load that can be served.
     assert found.refused_share == pytest.approx(1 - 1 / (2 + math.exp(-2)), abs=0.02)
     assert found.latency_ms(99) < 20.001
@@ -83,16 +92,16 @@ def test_what_is_refused_has_a_share_and_no_latency() -> None:
 def test_where_all_is_refused_nothing_is_served() -> None:
     """Requests wait for others longer than they may."""
     hasty = Scheduler(8, (), 5000, policy=QueuePolicy(timeout_us=1000))
-    serving = Serving(hasty, ServiceCurve((1,), (10.0,)))
+    serving = one_batcher(hasty, ServiceCurve((1,), (10.0,)))
     found = predict_level(serving, "constant", 50, seed=1, requests=100)
     assert found.refused_share == 1
     assert found.latency_ms(50) == found.mean_queue_ms == math.inf
-    none = predict_capacity(serving, "constant", LatencyLimit(95, 100), 2, seed=1, requests=100)
+    none = predict_capacity(serving, constant(LatencyLimit(95, 100)), 2, seed=1, requests=100)
     assert (none.per_second, none.saturation.batches) == (0, {})
 
 
 def test_longer_shapes_take_longer() -> None:
-    mixed = Serving(ALONE, ServiceCurve((1,), (10.0,)), Shapes((1.0, 1.0), (0.5, 1.5)))
+    mixed = one_batcher(ALONE, ServiceCurve((1,), (10.0,)), Shapes((1.0, 1.0), (0.5, 1.5)))
     assert predict_saturation(mixed, 8, seed=1).per_second == pytest.approx(100, rel=0.05)
     found = predict_level(mixed, "constant", 20, seed=1, percentiles=(25.0, 75.0))
     assert [ms for _, ms in found.latencies_ms] == pytest.approx([5, 15])
@@ -104,32 +113,32 @@ def test_a_percentile_that_was_not_asked_for_is_unknown() -> None:
 
 
 def test_capacity_is_where_the_percentile_of_the_queue_reaches_the_limit() -> None:
-    found = predict_capacity(SINGLE, "poisson", LatencyLimit(95, 40), 8, seed=1, requests=400_000)
+    found = predict_capacity(SINGLE, poisson(LatencyLimit(95, 40)), 8, seed=1, requests=400_000)
     exact = optimize.brentq(lambda load: waiting_probability(3, load) - 0.95, 0.1, 0.94)
     assert found.per_second == pytest.approx(100 * exact, rel=0.02)
 
 
 def test_capacity_is_at_most_a_share_of_saturation() -> None:
-    found = predict_capacity(SINGLE, "poisson", LatencyLimit(95, 1e4), 8, seed=1)
+    found = predict_capacity(SINGLE, poisson(LatencyLimit(95, 1e4)), 8, seed=1)
     assert found.per_second == pytest.approx(95)
 
 
 def test_there_is_no_capacity_where_the_floor_load_misses_the_limit() -> None:
-    found = predict_capacity(SINGLE, "poisson", LatencyLimit(50, 9), 8, seed=1)
+    found = predict_capacity(SINGLE, poisson(LatencyLimit(50, 9)), 8, seed=1)
     assert found.per_second == 0
-    assert found.floor_ms == pytest.approx(10)
+    assert 9 * math.exp(found.floor_log_excess) == pytest.approx(10)
 
 
 def test_a_server_slower_than_the_floor_load_serves_a_share_of_saturation_or_nothing() -> None:
-    slow = Serving(ALONE, ServiceCurve((1,), (2000.0,)))
-    found = predict_capacity(slow, "constant", LatencyLimit(50, 1e9), 8, seed=1, requests=100)
+    slow = one_batcher(ALONE, ServiceCurve((1,), (2000.0,)))
+    found = predict_capacity(slow, constant(LatencyLimit(50, 1e9)), 8, seed=1, requests=100)
     assert found.per_second == pytest.approx(0.95 * 0.5)
 
 
 def test_the_same_seed_predicts_the_same() -> None:
     limit = LatencyLimit(95, 30)
     first, second, other = (
-        predict_capacity(BATCHED, "poisson", limit, 64, seed) for seed in (1, 1, 2)
+        predict_capacity(BATCHED, poisson(limit), 64, seed) for seed in (1, 1, 2)
     )
     assert first == second
     assert first != other
@@ -145,10 +154,10 @@ def test_the_same_seed_predicts_the_same() -> None:
 def test_a_capacity_meets_its_limit_and_a_little_more_does_not(
     most: int, delay_us: int, instances: int, limit_ms: float
 ) -> None:
-    serving = Serving(Scheduler(most, (), delay_us, instances=instances), CURVE)
+    serving = one_batcher(Scheduler(most, (), delay_us, instances=instances), CURVE)
     limit = LatencyLimit(95, limit_ms)
-    found = predict_capacity(serving, "poisson", limit, 4 * most, seed=1)
-    assert (found.per_second == 0) == (found.floor_ms > limit_ms)
+    found = predict_capacity(serving, poisson(limit), 4 * most, seed=1)
+    assert (found.per_second == 0) == (found.floor_log_excess > 0)
     if found.per_second == 0:
         return
     saturated = found.saturation.per_second
@@ -160,4 +169,4 @@ def test_a_capacity_meets_its_limit_and_a_little_more_does_not(
     assert latency_ms(max(floor, found.per_second - 0.02 * saturated)) <= limit_ms * 1.02
     if found.per_second < 0.949 * saturated:
         assert latency_ms(found.per_second + 0.02 * saturated) > limit_ms * 0.98
-    assert math.isfinite(found.floor_ms)
+    assert math.isfinite(found.floor_log_excess)

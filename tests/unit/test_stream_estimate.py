@@ -13,7 +13,11 @@ from optimizer.configuration.serving_config import Batching, InstanceGroup, Mode
 from optimizer.simulator.batcher import ONE_SHAPE
 from optimizer.simulator.forecast import Forecaster
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.simulator.stream_estimate import closed_form_estimate, serving_of, simulated_estimate
+from optimizer.simulator.stream_estimate import (
+    closed_form_estimate,
+    network_of_model,
+    simulated_estimate,
+)
 from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, TensorSpec
 from tests.unit.test_forecast import CALIBRATION, SPACE, STREAM, WORKLOAD, after, outstanding
 
@@ -50,8 +54,8 @@ def test_requests_have_the_shapes_that_padding_leaves() -> None:
     tokens = TensorSpec("input_ids", "INT64", (None,), 0, 9)
     payloads = Payloads((tokens,), LengthDistribution((16, 32, 64), (1.0, 1.0, 2.0)))
     stream = replace(STREAM, payloads=payloads)
-    assert serving_of(SERVED, AFFINE, stream).shapes == ONE_SHAPE
-    bucketed = serving_of(replace(SERVED, padding=(32, 64)), AFFINE, stream).shapes
+    assert network_of_model(SERVED, AFFINE, stream).sources[0].shapes == ONE_SHAPE
+    bucketed = network_of_model(replace(SERVED, padding=(32, 64)), AFFINE, stream).sources[0].shapes
     assert bucketed.shares == pytest.approx((0.5, 0.5))
     assert bucketed.factors == pytest.approx((32 / 48, 64 / 48))
 

@@ -166,7 +166,7 @@ def plan_fleet(instances: Sequence[Instance], inputs: PlanInputs) -> Plan | None
         instances: calibrated, at least one, all for the same streams.
     """
     members = tuple(
-        FleetMember(each, simulate_response(each.parts, inputs.seed).times(each.copies))
+        FleetMember(each, simulate_response(each.served, inputs.seed).times(each.copies))
         for each in instances
     )
     usable = [member for member in members if member.capacity_per_second > 0]
@@ -180,9 +180,9 @@ class _Planner:
         self._inputs = inputs
         self._members = members
         self._peak = inputs.curve.peak
-        parts = members[0].instance.parts
-        self._allowed = sum(part.share * (1 - part.limit.percentile / 100) for part in parts)
-        self._limit_ms = min(part.limit.latency_ms for part in parts)
+        streams = members[0].instance.served.streams
+        self._allowed = sum(each.share * (1 - each.limit.percentile / 100) for each in streams)
+        self._limit_ms = min(each.limit.latency_ms for each in streams)
 
     def plan(self) -> Plan | None:
         """Plan as `plan_fleet` does."""

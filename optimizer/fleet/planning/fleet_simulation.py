@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from optimizer.fleet.planning.instance import Part
+from optimizer.fleet.planning.instance import ServedStreams
 from optimizer.simulator.prediction import Loads
 
 _REQUESTS = 2_000_000
@@ -44,7 +44,7 @@ class SimulatedFleet:
 
 @lru_cache(maxsize=32)  # a plan simulates some fleets more than once
 def simulate_fleet(
-    parts: tuple[Part, ...], instances: int, per_second: float, seed: int
+    served: ServedStreams, instances: int, per_second: float, seed: int
 ) -> SimulatedFleet:
     """Simulate instances that independent requests reach at random.
 
@@ -53,18 +53,17 @@ def simulate_fleet(
     each = per_second / instances
     seeds = np.random.SeedSequence(seed).generate_state(instances)
     requests = max(_MIN_REQUESTS_PER_INSTANCE, _REQUESTS // instances)
+    thinned = served.thinned
+    by_instance = [
+        Loads(thinned.network, thinned.streams, requests, int(own)).latencies_ms(each)
+        for own in seeds
+    ]
     worst, late, counted = (0.0, 0.0, 1.0), 0.0, 0
-    for part in parts:
-        rate, limit = each * part.share, part.limit
-        latencies = np.concatenate(
-            [
-                Loads(part.serving, part.thinned, requests, int(own)).latencies_ms(rate)
-                for own in seeds
-            ]
-        )
+    for stream, *own_latencies in zip(thinned.streams, *by_instance, strict=True):
+        latencies, limit = np.concatenate(own_latencies), stream.limit
         latency = float(np.percentile(latencies, limit.percentile, method="weibull"))
         worst = max(worst, (latency / limit.latency_ms, latency, limit.latency_ms))
-        late += part.share * float((latencies > limit.latency_ms).mean())
+        late += stream.share * float((latencies > limit.latency_ms).mean())
         counted += len(latencies)
     _, latency_ms, limit_ms = worst
     return SimulatedFleet(instances, per_second, counted, latency_ms, limit_ms, late)

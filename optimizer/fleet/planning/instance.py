@@ -8,13 +8,11 @@ does no worse.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.measurement.cost import Price
-from optimizer.simulator.prediction import Serving, predict_capacity
-from optimizer.workload.arrivals import ArrivalPattern
-from optimizer.workload.streams import LatencyLimit
+from optimizer.simulator.network import Network
+from optimizer.simulator.prediction import OfferedStream, predict_capacity
 
 _REQUESTS = 40_000
 """Simulated requests of each load of a capacity search."""
@@ -26,24 +24,33 @@ _BISECTIONS = 12
 
 
 @dataclass(frozen=True)
-class Part:
-    """One stream as an instance serves it.
+class ServedStreams:
+    """All streams as an instance serves them.
 
     Attributes:
-        share: of all requests.
+        streams: of each source of the network.
         concurrency: outstanding requests at saturation.
     """
 
-    serving: Serving
-    arrivals: ArrivalPattern
-    limit: LatencyLimit
+    network: Network
+    streams: tuple[OfferedStream, ...]
     concurrency: int
-    share: float = 1.0
 
     @property
-    def thinned(self) -> ArrivalPattern:
-        """Arrivals at one of many instances: a random part of constant arrivals is Poisson."""
-        return "poisson" if self.arrivals == "constant" else self.arrivals
+    def thinned(self) -> ServedStreams:
+        """Return the streams at one of many instances.
+
+        A random part of constant arrivals is Poisson.
+        """
+        streams = (
+            replace(each, arrivals="poisson") if each.arrivals == "constant" else each
+            for each in self.streams
+        )
+        return replace(self, streams=tuple(streams))
+
+    def slower(self, factor: float) -> ServedStreams:
+        """Return the same with all service times multiplied."""
+        return replace(self, network=self.network.slower(factor))
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ class Instance:
         setup_seconds: from a running machine until its models serve.
         setup_measured: whether that was measured from the start of the server; otherwise it is what
             the trial took to serve the models.
-        parts: its streams, with service times that give the measured capacity.
-        copies: of `parts` on the instance; several where only some of its GPUs were measured.
+        served: its streams, with service times that give the measured capacity.
+        copies: of `served` on the instance; several where only some of its GPUs were measured.
         moved: factor by which the service times were scaled.
     """
 
@@ -68,7 +75,7 @@ class Instance:
     capacity_per_second: float
     capacity_low_per_second: float
     setup_seconds: float
-    parts: tuple[Part, ...]
+    served: ServedStreams
     copies: int = 1
     moved: float = 1.0
     setup_measured: bool = False
@@ -82,7 +89,7 @@ class Instance:
         low, high = -math.log(_MAX_FACTOR), math.log(_MAX_FACTOR)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            slower = [_slower(part, math.exp(middle)) for part in self.parts]
+            slower = self.served.slower(math.exp(middle))
             if self.copies * simulated_capacity(slower, seed) >= self.capacity_per_second:
                 low = middle
             else:
@@ -94,26 +101,10 @@ class Instance:
                 f"{_MAX_FACTOR:g}; measure the configuration again"
             )
         factor = math.exp((low + high) / 2)
-        parts = tuple(_slower(part, factor) for part in self.parts)
-        return replace(self, parts=parts, moved=factor)
+        return replace(self, served=self.served.slower(factor), moved=factor)
 
 
-def _slower(part: Part, factor: float) -> Part:
-    curve = part.serving.curve
-    longer = replace(
-        curve,
-        execution_ms=tuple(factor * ms for ms in curve.execution_ms),
-        wake_ms=factor * curve.wake_ms,
-    )
-    return replace(part, serving=replace(part.serving, curve=longer))
-
-
-def simulated_capacity(parts: Sequence[Part], seed: int) -> float:
+def simulated_capacity(served: ServedStreams, seed: int) -> float:
     """Return the capacity of one copy over all streams, as a measurement would find it."""
-    return min(
-        predict_capacity(
-            part.serving, part.arrivals, part.limit, part.concurrency, seed, _REQUESTS, 0.002
-        ).per_second
-        / part.share
-        for part in parts
-    )
+    network, streams, concurrency = served.network, served.streams, served.concurrency
+    return predict_capacity(network, streams, concurrency, seed, _REQUESTS, 0.002).per_second

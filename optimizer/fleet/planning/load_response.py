@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.fleet.planning.instance import Part
+from optimizer.fleet.planning.instance import ServedStreams
 from optimizer.simulator.prediction import Loads, predict_saturation
 
 _SHARES = np.array(
@@ -62,42 +61,37 @@ class Response:
         return np.interp(per_second, self.per_second, self.late_share, right=1.0)
 
 
-def simulate_response(parts: Sequence[Part], seed: int) -> Response:
+def simulate_response(served: ServedStreams, seed: int) -> Response:
     """Simulate one instance of a fleet under steady loads."""
-    highest = min(
-        predict_saturation(part.serving, part.concurrency, seed).per_second / part.share
-        for part in parts
-    )
-    loads = _loads(parts, _REQUESTS, seed)
+    mix = [stream.share for stream in served.streams]
+    highest = predict_saturation(served.network, served.concurrency, seed, mix).per_second
+    loads = _loads(served, _REQUESTS, seed)
     rates = highest * _SHARES
-    overshoot, late, queue, busy = np.array([_at(parts, loads, rate) for rate in rates]).T
-    within = _most_within(parts, _loads(parts, _CAPACITY_REQUESTS, seed), rates, overshoot)
+    overshoot, late, queue, busy = np.array([_at(served, loads, rate) for rate in rates]).T
+    within = _most_within(_loads(served, _CAPACITY_REQUESTS, seed), rates, overshoot)
     return Response(rates, overshoot, late, queue, busy, highest, within)
 
 
-def _loads(parts: Sequence[Part], requests: int, seed: int) -> list[Loads]:
-    return [Loads(part.serving, part.thinned, requests, seed) for part in parts]
+def _loads(served: ServedStreams, requests: int, seed: int) -> Loads:
+    return Loads(served.network, served.thinned.streams, requests, seed)
 
 
-def _at(parts: Sequence[Part], loads: Sequence[Loads], rate: float) -> tuple[float, ...]:
+def _at(served: ServedStreams, loads: Loads, rate: float) -> tuple[float, ...]:
     """Return overshoot, late share, queue time and utilisation at one rate."""
-    overshoots, late, queue, busy = [], 0.0, 0.0, []
-    for part, load in zip(parts, loads, strict=True):
-        limit = part.limit
-        level = load.level(rate * part.share, (limit.percentile,), limit.latency_ms)
-        overshoots.append(level.latency_ms(limit.percentile) / limit.latency_ms - 1)
-        late += part.share * level.late_share
-        queue += part.share * level.mean_queue_ms
-        busy.append(level.utilisation)
-    return max(overshoots), late, queue, max(busy)
+    percentiles = tuple({stream.limit.percentile for stream in served.streams})
+    levels = loads.levels(rate, percentiles)
+    pairs = list(zip(served.streams, levels, strict=True))
+    total = sum(stream.share for stream in served.streams)
+    overshoot = max(
+        level.latency_ms(stream.limit.percentile) / stream.limit.latency_ms - 1
+        for stream, level in pairs
+    )
+    late = sum(stream.share * level.late_share for stream, level in pairs) / total
+    queue = sum(stream.share * level.mean_queue_ms for stream, level in pairs) / total
+    return overshoot, late, queue, levels[0].utilisation
 
 
-def _most_within(
-    parts: Sequence[Part],
-    loads: Sequence[Loads],
-    rates: NDArray[np.float64],
-    overshoot: NDArray[np.float64],
-) -> float:
+def _most_within(loads: Loads, rates: NDArray[np.float64], overshoot: NDArray[np.float64]) -> float:
     """Find the highest rate that meets every limit, by bisection around the first missed load."""
     missed = np.flatnonzero(overshoot > 0)
     if len(missed) == 0:
@@ -107,9 +101,6 @@ def _most_within(
     high = float(rates[min(first + 1, len(rates) - 1)])
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        met = all(
-            load.latency_ms(middle * part.share, part.limit.percentile) <= part.limit.latency_ms
-            for part, load in zip(parts, loads, strict=True)
-        )
+        met = max(loads.latencies_over_limits(middle)) <= 1
         low, high = (middle, high) if met else (low, middle)
     return low

@@ -34,7 +34,7 @@ class FleetMember:
     def simulated(self, instances: int, per_second: float, seed: int) -> SimulatedFleet:
         """Simulate a number of instances under a load."""
         instance = self.instance
-        fleet = simulate_fleet(instance.parts, instances * instance.copies, per_second, seed)
+        fleet = simulate_fleet(instance.served, instances * instance.copies, per_second, seed)
         return replace(fleet, instances=instances)
 
 

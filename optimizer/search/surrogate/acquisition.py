@@ -22,6 +22,7 @@ from optimizer.configuration.search_space import SearchSpace
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.expected_improvement import Effort
+from optimizer.search.surrogate.idle_models import OpenRows
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.posterior import (
     LogForecast,
@@ -162,6 +163,7 @@ class AcquisitionPolicy:
     Args:
         history: to which the search adds its records.
         protocol: durations of the levels of a trial.
+        opened: points that are searched before all others; None for all alike.
     """
 
     def __init__(
@@ -172,8 +174,10 @@ class AcquisitionPolicy:
         context: StudyContext,
         protocol: CapacityProtocol,
         seed: int = 0,
+        opened: OpenRows | None = None,
     ) -> None:
         self.space = space
+        self._opened = opened
         self._history = history
         self._forecast = forecast
         self._context = context
@@ -284,7 +288,10 @@ class AcquisitionPolicy:
         if any(r.failure is not None and r.failure.out_of_memory for r in self._history.records):
             configs = ((row, self.space.config(self.space.at(row))) for row in available)
             available = [row for row, config in configs if self._history.decided(config) is None]
-        return np.array(available, dtype=np.int64)
+        rows = np.array(available, dtype=np.int64)
+        if self._opened is not None and (opened := self._opened.rows[rows]).any():
+            rows = rows[opened]
+        return rows
 
     def _candidates(self, expected: LogForecast) -> Rows:
         count = len(self.space)
