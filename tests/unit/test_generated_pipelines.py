@@ -121,7 +121,7 @@ def test_texts_have_the_stated_number_of_tokens(tmp_path: Path) -> None:
     unknown = SPECIAL.index("[UNK]")
     assert all(unknown not in row["input_ids"] for row in model_inputs(bert).evaluation)
     texts = [row["TEXT"][0, 0] for row in model_inputs(tokenizer).evaluation]
-    assert len(texts) == len(model_inputs(bert).evaluation) == 16
+    assert len(texts) == len(model_inputs(bert).evaluation) == 8
 
 
 def test_the_reference_of_the_labels_is_sorted(tmp_path: Path) -> None:
