@@ -48,6 +48,7 @@ WITHOUT_LOAD = {
     "test_server_launcher.py",
     "test_serving.py",
     "test_several_models.py",
+    "test_text_classification.py",
     "test_winner.py",
 }
 """Of those suites, the files that judge answers, messages, pages and what is left, but no times."""

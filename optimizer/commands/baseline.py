@@ -81,7 +81,7 @@ class BaselineResult:
 def measure_baselines(options: BaselineOptions, watch: Watcher) -> BaselineResult:
     """Measure those of the eight configurations that are not yet measured."""
     whole = open_space(options.space)
-    _refuse_as_deployed(whole)
+    _refuse_other_models(whole)
     configurations = published_configurations(whole.search_space)
     space = replace(whole, search_space=published_space(whole.search_space))
     folder = "ramp" if options.ramp else "baselines"
@@ -99,13 +99,18 @@ def measure_baselines(options: BaselineOptions, watch: Watcher) -> BaselineResul
         return _written(space, measured, left_out, directory.root, options.ramp)
 
 
-def _refuse_as_deployed(space: Space) -> None:
-    """Refuse models that are served as they are: they have no other runtimes."""
+def _refuse_other_models(space: Space) -> None:
+    """Refuse models that are served as they are, which have no other runtimes, and pipelines."""
+    remedy = "`measure` measures one configuration, and `record` every one of the space"
+    if (graph := space.search_space.graph) is not None:
+        raise UsageError(
+            "baseline: the eight configurations are of single models, and "
+            f"{', '.join(sorted(graph.names))} is a pipeline: {remedy}"
+        )
     if space.deployed:
         raise UsageError(
             f"baseline: the eight configurations serve a model in other runtimes, and "
-            f"{', '.join(sorted(space.deployed))} of a repository is served as it is: `measure` "
-            "measures it as deployed, and `record` every configuration of the space"
+            f"{', '.join(sorted(space.deployed))} of a repository is served as it is: {remedy}"
         )
 
 

@@ -9,14 +9,13 @@ from typing import Literal
 
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.summary import (
     LoadRuns,
     StudySummary,
-    read_summary,
     summarise,
     write_summary,
 )
+from optimizer.commands.finished_study import finished_summary
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import require_one_limit, search_protocol
 from optimizer.commands.run_context import RunContext, open_run, open_space, warn_of_space_file
@@ -28,7 +27,6 @@ from optimizer.errors import UsageError
 from optimizer.export.bundle.commented_config import origins_in
 from optimizer.export.bundle.repository import (
     Provenance,
-    holds_configuration,
     labels_in,
     remove_model_repository,
     write_model_repository,
@@ -45,7 +43,6 @@ from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, St
 from optimizer.search.winner_phase import (
     WinnerPhase,
     WinnerTest,
-    missing_tests,
     reserved_seconds,
 )
 from optimizer.simulator.response_cache import answered_by_cache
@@ -137,7 +134,9 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         extra_limits_ms=options.extra_limits_ms,
         check=check,
     ) as context:
-        summary = _finished_summary(directory, space.budget, options)
+        summary = finished_summary(
+            directory, space.budget, options.chosen_sampler, options.winner_tests
+        )
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
@@ -212,33 +211,6 @@ def _require_reusable(results: Path, name: str, space: Space, machine: Machine) 
     if blocking:
         lines = "\n".join(f"  {text}" for text in blocking)
         raise UsageError(f"--warm-start: no measurement of study {name} is valid here:\n{lines}")
-
-
-def _finished_summary(
-    directory: StudyDirectory, budget: Budget, options: RunOptions
-) -> StudySummary | None:
-    """Return the summary of a study that has nothing left to do within this budget, or None."""
-    summary = read_summary(directory)
-    if summary is None or not directory.searched.exists():
-        return None
-    study = read_study(directory.root.parent, directory.name)
-    spent = History({record.number: record for record in study.trials}).trials_spent
-    converged = summary.settled and options.chosen_sampler in CALIBRATED
-    done = spent >= budget.trials or summary.space_exhausted or converged
-    if not (done and _is_exported(study)):
-        return None
-    best = study.own_decision.best
-    if best is not None and missing_tests(directory, best.config, options.winner_tests):
-        return None
-    return study.summary
-
-
-def _is_exported(study: StudyReading) -> bool:
-    """Return whether best/ holds the recommended configuration, which must be confirmed."""
-    best, folder = study.own_decision.best, study.directory.best
-    if best is None:
-        return not folder.exists()
-    return best.confirmed and holds_configuration(folder, best.config)
 
 
 class _Study:

@@ -35,7 +35,7 @@ def space(kind: str, **sections: Any) -> dict[str, Any]:
         "classifier": {
             "pipeline": {"kind": kind, "steps": steps},
             "inputs": {"TEXT": text},
-            "evaluation": {"samples": 16},
+            "evaluation": {"samples": 8},
         }
     }
     top = {"classifier.instance_count": [2]} if kind == "bls" else {}

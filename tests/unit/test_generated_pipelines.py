@@ -12,6 +12,7 @@ import pytest
 
 from optimizer.artifacts.datasets import model_inputs
 from optimizer.artifacts.model_source import source_of
+from optimizer.commands.baseline import BaselineOptions, measure_baselines
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
 from optimizer.errors import SpaceFileError, UsageError
@@ -120,7 +121,7 @@ def test_texts_have_the_stated_number_of_tokens(tmp_path: Path) -> None:
     unknown = SPECIAL.index("[UNK]")
     assert all(unknown not in row["input_ids"] for row in model_inputs(bert).evaluation)
     texts = [row["TEXT"][0, 0] for row in model_inputs(tokenizer).evaluation]
-    assert len(texts) == len(model_inputs(bert).evaluation) == 16
+    assert len(texts) == len(model_inputs(bert).evaluation) == 8
 
 
 def test_the_reference_of_the_labels_is_sorted(tmp_path: Path) -> None:
@@ -201,3 +202,9 @@ def test_a_point_sets_the_model_of_the_pipeline(tmp_path: Path) -> None:
     assert config.models[0].instance_count == 4
     with pytest.raises(UsageError, match="precision"):
         fixed_at(read_space, {"tokenizer.precision": "int8"})
+
+
+def test_the_published_configurations_are_not_of_pipelines(tmp_path: Path) -> None:
+    read(tmp_path)
+    with pytest.raises(UsageError, match="of single models, and classifier is a pipeline: `meas"):
+        measure_baselines(BaselineOptions(tmp_path / "space.yaml"), lambda _: None)

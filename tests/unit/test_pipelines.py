@@ -26,6 +26,7 @@ from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import RepositorySource
 from optimizer.workload.streams import Payloads
+from tests.unit import repositories
 from tests.unit.fake_server import FakeGpuServer
 from tests.unit.pipelines import CONFIGS, OUTER, STEPS, TOP, space_of, write_repository
 
@@ -546,8 +547,17 @@ def test_a_stored_stream_to_a_step_is_refused(tmp_path: Path) -> None:
         read_searched(directory)
 
 
-def test_the_published_configurations_are_not_of_a_repository(tmp_path: Path) -> None:
+def test_the_published_configurations_are_not_of_an_ensemble(tmp_path: Path) -> None:
     space_of(tmp_path, {"classifier.batching": [False, True]})
     options = BaselineOptions(tmp_path / "space.yaml")
-    with pytest.raises(UsageError, match="text_classifier, tokenizer of a repository is served as"):
+    with pytest.raises(
+        UsageError, match="of single models, and text_classifier is a pipeline: `me"
+    ):
+        measure_baselines(options, lambda _: None)
+
+
+def test_nor_are_they_of_a_model_of_a_repository(tmp_path: Path) -> None:
+    repositories.space_of(tmp_path, {"batching": [False, True]})
+    options = BaselineOptions(tmp_path / "space.yaml")
+    with pytest.raises(UsageError, match="of a repository is served as it is: `measure` measures"):
         measure_baselines(options, lambda _: None)
