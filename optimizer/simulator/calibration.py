@@ -13,6 +13,10 @@ from optimizer.simulator.service_regression import ROW_SD, RUN_SD, nominal_share
 
 CALIBRATION_RUNS = 7
 
+PIPELINE_RUNS = 3
+"""Calibration runs where each of several models has one artefact: little is to be learnt of each,
+and every run shows all of them."""
+
 LIGHT_RUNS = 3
 """Calibration runs that have a light load; in the others it is not worth its time."""
 
@@ -22,7 +26,7 @@ _MOST_LEVELS = 2_000
 _Ints = NDArray[np.int64]
 
 
-def calibration_points(space: SearchSpace, count: int = CALIBRATION_RUNS) -> list[Position]:
+def calibration_points(space: SearchSpace, count: int | None = None) -> list[Position]:
     """Return at most `count` points, in the order of their use, the baseline first.
 
     The saturated level of each next point lowers the summed variance of the log saturation over all
@@ -30,6 +34,9 @@ def calibration_points(space: SearchSpace, count: int = CALIBRATION_RUNS) -> lis
     do not depend on results. Of points that differ only in preferred batch sizes and queue delay,
     the one without either is taken: saturated, it executes its largest batch.
     """
+    if count is None:
+        one_each = len(space.models) > 1 and len(space.artifacts) == len(space.models)
+        count = PIPELINE_RUNS if one_each else CALIBRATION_RUNS
     parts = list(space.columns())
     levels = [saturated_levels(model, space.points[:, columns]) for model, columns in parts]
     numbers = np.stack([own for own, _ in levels], axis=1)

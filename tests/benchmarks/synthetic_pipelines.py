@@ -211,7 +211,7 @@ def table_of(
     rows = [row for position in positions for row in truth.measured(position)]
     machine = Machine("none: simulated", CORES, 24, (), (), "", "")
     recorded = RecordedSpace(
-        "synthetic pipeline",
+        "synthetic_pipeline",
         space.search_space,
         space.workload,
         space.price,
