@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,14 @@ from optimizer.report.study_markdown import study_markdown
 from optimizer.report.study_outcome import StudyOutcome
 from optimizer.report.study_page import study_page
 from optimizer.report.study_report import StudyReport, finalists
+from optimizer.search.level_runner import concurrency
+from optimizer.search.surrogate.idle_models import open_rows
 from optimizer.search.surrogate.learnt_forecast import calibrated
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.posterior import LogForecast, Posterior
-from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.forecast import Forecast, Forecaster
+from optimizer.simulator.network_forecast import forecaster_of
+from optimizer.simulator.service_model import ServiceModel
 
 _LIKELY = 0.5
 """Probability of meeting the limits above which a configuration's cost counts."""
@@ -65,7 +70,8 @@ def report_study(results: Path, study: str, seed: int = 0) -> ReportResult:
 
 def _report(study: StudyReading, seed: int) -> StudyReport:
     searched, today = study.searched, datetime.now(UTC)
-    forecast = _by_calibration(study, seed)
+    service = calibrated(study.calibration, searched.workload)
+    forecast = _by_calibration(study, service, seed)
     outcome = StudyOutcome(study, study.summary, price_warning(searched.price, today.date()))
     return StudyReport(
         outcome=outcome,
@@ -74,15 +80,30 @@ def _report(study: StudyReading, seed: int) -> StudyReport:
         costs=measured_costs(study),
         curves=_curves(study, finalists(outcome), seed) if study.saturated else {},
         written=f"{today:%Y-%m-%d %H:%M} UTC",
+        left_at_baseline=_left_at_baseline(study, service, forecast, seed)
+        if forecast is not None
+        else (),
     )
 
 
-def _by_calibration(study: StudyReading, seed: int) -> Forecast | None:
+def _by_calibration(study: StudyReading, service: ServiceModel, seed: int) -> Forecast | None:
     """Return the forecast of every configuration before the search, if it was calibrated."""
-    service = calibrated(study.calibration, study.searched.workload)
     if not service.observations:
         return None
     return forecast_within(study.searched, service, study.searched.workload.shortest_limit_ms, seed)
+
+
+def _left_at_baseline(
+    study: StudyReading, service: ServiceModel, forecast: Forecast, seed: int
+) -> tuple[str, ...]:
+    """Return what the guided search said of models that cannot limit the others."""
+    searched = study.searched
+    forecaster = forecaster_of(searched.search_space, searched.workload, concurrency, seed)
+    if isinstance(forecaster, Forecaster):
+        return ()
+    utilisations = partial(forecaster.utilisations, service)
+    opened = open_rows(searched.search_space, forecast, utilisations)
+    return tuple(f"{idle.text}." for idle in opened.idle)
 
 
 def _curves(

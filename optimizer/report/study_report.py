@@ -33,6 +33,7 @@ class StudyReport:
         curves: predicted latency against load of the finalists, by the configuration in words and
             the stream.
         written: when, for people.
+        left_at_baseline: sentences about models that the search left there.
     """
 
     outcome: StudyOutcome
@@ -41,6 +42,7 @@ class StudyReport:
     costs: LatencyCosts | None
     curves: Mapping[tuple[str, str], PredictedCurve]
     written: str
+    left_at_baseline: tuple[str, ...] = ()
 
     @property
     def study(self) -> StudyReading:

@@ -216,7 +216,10 @@ def _course(report: StudyReport) -> ReportSection | None:
     trials = report.study.trials
     chart = ("Course of the search", lambda: history_figure(trials))
     return ReportSection(
-        "course", "Course of the search", (report.outcome.course(),), charts=(chart,)
+        "course",
+        "Course of the search",
+        (report.outcome.course(), *report.left_at_baseline),
+        charts=(chart,),
     )
 
 

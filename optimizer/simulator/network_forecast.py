@@ -28,7 +28,7 @@ from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.stream_estimate import simulated_estimate
 from optimizer.workload.streams import Workload
 
-MOST_NETWORKS = 200
+MOST_NETWORKS = 100
 """Points that are simulated at most; each takes some ten milliseconds."""
 
 _REQUESTS = 2_000

@@ -173,7 +173,7 @@ def _splits(network: Network, simulation: NetworkSimulation) -> Iterator[ServerS
     """Yield what a server counts of each step, and of the ensemble."""
     parts = []
     for batcher, own in zip(network.batchers, simulation.batchers, strict=True):
-        parts.append(_split(batcher.name, own))
+        parts.append(split_of(batcher.name, own, step=True))
         yield parts[-1]
     compute_ms = sum(part.compute_infer_ms for part in parts)
     executed = BatchPoint(1, len(simulation.done_ms), compute_ms)
@@ -182,7 +182,8 @@ def _splits(network: Network, simulation: NetworkSimulation) -> Iterator[ServerS
     )
 
 
-def _split(name: str, own: Simulation) -> ServerSplit:
+def split_of(name: str, own: Simulation, *, step: bool) -> ServerSplit:
+    """What a server counts of a model, with the times that executions took while others ran."""
     points = []
     for size in np.unique(own.execution_size).tolist():
         took_ms = own.execution_ms[own.execution_size == size]
@@ -191,7 +192,7 @@ def _split(name: str, own: Simulation) -> ServerSplit:
     requests = int(own.execution_size.sum())
     return ServerSplit(
         name, requests, float(own.queue_ms.mean()), 0.0, float(by_request_ms), 0.0,
-        tuple(points), step=True,
+        tuple(points), step=step,
     )  # fmt: skip
 
 

@@ -1,0 +1,133 @@
+"""Two models that share a machine: their interference is measured at one mix of demands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    Batching,
+    InstanceGroup,
+    ModelServing,
+    ServingConfig,
+)
+from optimizer.measurement.level import LevelKind, LoadLevel, MachineUse
+from optimizer.search.level_runner import concurrency
+from optimizer.simulator.network import (
+    Contention,
+    Network,
+    network_closed_loop,
+    network_open_loop,
+)
+from optimizer.simulator.overlap import overlaps_of, with_overlaps
+from optimizer.simulator.prediction import Loads, predict_capacity
+from optimizer.simulator.served_network import network_of, offered_streams, served_network
+from optimizer.simulator.service_curve import ServiceCurve, ServiceVariation
+from optimizer.simulator.service_model import ServiceModel
+from optimizer.simulator.service_observation import ServiceObservation, observe
+from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from tests.benchmarks.synthetic_pipelines import split_of
+from tests.unit.studies import level
+
+REQUESTS = 4_000
+CONTENTION = Contention(((0.0, math.log(1.5)), (math.log(1.3), 0.0)))
+
+
+def workload(ranker: float, speech: float) -> Workload:
+    payloads = Payloads((), LengthDistribution((32,), (1.0,)))
+    limit = LatencyLimit(95.0, 60.0)
+    demands = (("ranker", ranker), ("speech", speech))
+    return Workload(tuple(Stream(n, n, "poisson", payloads, limit, d) for n, d in demands))
+
+
+def config(rankers: int, speeches: int) -> ServingConfig:
+    def model(name: str, size: int, instances: int) -> ModelServing:
+        artifact = ArtifactSpec(name, "repository", "python", "as_deployed")
+        batching = Batching() if size > 1 else None
+        return ModelServing(name, artifact, size, batching, (InstanceGroup(count=instances),))
+
+    return ServingConfig((model("ranker", 8, rankers), model("speech", 1, speeches)))
+
+
+def truth(served: ServingConfig, demands: Workload) -> Network:
+    ranker, speech = (model.instance_count for model in served.models)
+    curves = {
+        "ranker": ServiceCurve((1, 8), (3.0, 10.0), 0.25, (1.0,) * ranker),
+        "speech": ServiceCurve((1, 2), (6.0, 12.0), 0.25, (1.0,) * speech),
+    }
+    return network_of(served, curves, CONTENTION, demands)
+
+
+def measured(
+    kind: LevelKind, served: ServingConfig, demands: Workload, per_second: float
+) -> LoadLevel:
+    """A level of the true network; at saturation the rate is what it is."""
+    network = truth(served, demands)
+    shares = [stream.share for stream in offered_streams(demands)]
+    rng = np.random.default_rng(1)
+    draws = network.draw(rng.choice(2, size=REQUESTS, p=shares), rng).with_mean_noise()
+    if kind == "saturation":
+        simulation = network_closed_loop(network, concurrency(served), draws)
+    else:
+        arrive_ms = np.sort(rng.random(REQUESTS)) * REQUESTS / per_second * 1e3
+        simulation = network_open_loop(network, arrive_ms, draws)
+    shown, rate = level(1.0, kind=kind), 1e3 * REQUESTS / simulation.done_ms.max()
+    pairs = zip(demands.streams, shares, strict=True)
+    splits = zip(network.batchers, simulation.batchers, strict=True)
+    return replace(
+        shown,
+        streams=tuple(
+            replace(
+                shown.streams[0],
+                name=stream.name,
+                achieved_per_second=share * rate,
+                offered_per_second=share * rate,
+            )
+            for stream, share in pairs
+        ),
+        server=tuple(split_of(batcher.name, own, step=False) for batcher, own in splits),
+        machine=MachineUse(2.0, 8, None, None, None),
+    )
+
+
+def calibrated(demands: Workload) -> ServiceModel:
+    """Learnt from three instance layouts at one mix of demands."""
+    runs = []
+    for served in (config(1, 1), config(2, 2), config(1, 2)):
+        saturated = measured("saturation", served, demands, 0.0)
+        light = measured("open_loop", served, demands, 0.4 * saturated.achieved_per_second)
+        runs.append((served, saturated, light))
+    service = ServiceModel(tuple(x for own in runs for x in observe(*own)))
+    for _ in range(2):
+        observations: list[ServiceObservation] = []
+        for served, *levels in runs:
+            own = observe(served, *levels)
+            for part, each in ((own[:2], levels[0]), (own[2:], levels[1])):
+                overlaps = overlaps_of(served, each, service, demands, concurrency(served))
+                observations += with_overlaps(part, overlaps)
+        service = ServiceModel(tuple(observations), ServiceVariation(0.25))
+    return service
+
+
+def test_a_pair_is_predicted_at_another_mix_and_with_other_instances() -> None:
+    service = calibrated(workload(50.0, 50.0))
+    contention = service.contention(["ranker", "speech"])
+    assert contention.pairs[0][1] == pytest.approx(math.log(1.5), abs=0.2)
+    assert contention.pairs[1][0] == pytest.approx(math.log(1.3), abs=0.2)
+    others = ((workload(80.0, 20.0), config(2, 1)), (workload(90.0, 10.0), config(1, 1)))
+    for demands, served in others:
+        offered, outstanding = offered_streams(demands), concurrency(served)
+        networks = (truth(served, demands), served_network(served, service, demands))
+        true, predicted = (predict_capacity(x, offered, outstanding, 0) for x in networks)
+        assert predicted.saturation.per_second == pytest.approx(
+            true.saturation.per_second, rel=0.15
+        )
+        assert predicted.per_second == pytest.approx(true.per_second, rel=0.15)
+        rate = 0.5 * true.per_second
+        levels = (Loads(x, offered, 8_000, 0).levels(rate, (95.0,)) for x in networks)
+        for own, other in zip(*levels, strict=True):
+            assert other.latency_ms(95.0) == pytest.approx(own.latency_ms(95.0), rel=0.15)
