@@ -150,8 +150,8 @@ def load_space(
     chosen = replace(hardware, gpus=gpus)
     space = _to_value(section, path.parent, prices, host, chosen, targets, deployed)
     mistakes = list(_space_mistakes(space.search_space, document))
-    for model in space.models:
-        mistakes += mistakes_with_requests(section, model, path.parent)
+    for name in section.models:  # a step that is generated takes the requests of its pipeline
+        mistakes += mistakes_with_requests(section, targets[name], path.parent)
     mistakes += repetition_mistakes(space.workload, space.search_space)
     if mistakes:
         raise SpaceFileError(path, mistakes)
@@ -223,7 +223,7 @@ def _space_mistakes(space: SearchSpace, document: Any) -> Iterator[Mistake]:
 
 def _unused(models: Sequence[ModelSpec]) -> Iterator[str]:
     """Yield a note for each key of files of requests that has no meaning here."""
-    for file in filter(None, (model.payloads.file for model in models)):
+    for file in dict.fromkeys(filter(None, (model.payloads.file for model in models))):
         for key in file.unused:
             compared = key == "validation_data"
             reason = "; outputs are compared with the model's own" if compared else ""

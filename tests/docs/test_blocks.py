@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "one.jpg").write_bytes(b"\xff\xd8")
     (tmp_path / "metrics.py").write_text("def f1(inputs, outputs):\n    return 1.0\n")
-    (tmp_path / "arrivals.csv").write_text("seconds\n0.1\n0.2\n0.35\n")
+    (tmp_path / "arrivals.csv").write_text("seconds,query\n0.1,a\n0.2,b\n0.35,a\n")
     (tmp_path / "model.onnx").write_bytes(b"")
     (tmp_path / "checkpoint").mkdir()
     write_tokenizer(tmp_path / "tokenizer.json")

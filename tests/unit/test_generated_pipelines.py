@@ -124,6 +124,22 @@ def test_texts_have_the_stated_number_of_tokens(tmp_path: Path) -> None:
     assert len(texts) == len(model_inputs(bert).evaluation) == 8
 
 
+def test_texts_of_a_file(tmp_path: Path) -> None:
+    lines = [f'{{"TEXT": ["please {word}"]}}' for word in ("wait", "confirm", "the", "before")]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+
+    def change(content: dict[str, Any]) -> None:
+        own = content["models"]["classifier"]
+        own["requests"] = "texts.jsonl"
+        own["inputs"]["TEXT"] = {"data_type": "BYTES", "shape": [1]}
+
+    read_space = read(tmp_path, change)
+    assert read_space.accuracy_evidence == "dataset"
+    bert = read_space.models[1]
+    assert not bert.int8_is_a_guess(calibrated=True)
+    assert len(model_inputs(bert).evaluation) == 2
+
+
 def test_the_reference_of_the_labels_is_sorted(tmp_path: Path) -> None:
     labeller = read(tmp_path).models[2]
     answers = source_of(labeller).open().run({"logits": np.array([[0.0, 2.0, 1.0]], np.float32)})
