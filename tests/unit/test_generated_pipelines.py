@@ -195,7 +195,7 @@ MISTAKES: list[tuple[Change, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), MISTAKES, ids=lambda case: str(case)[:40])
+@pytest.mark.parametrize(("change", "message"), MISTAKES, ids=[rule for _, rule in MISTAKES])
 def test_mistakes(tmp_path: Path, change: Change, message: str) -> None:
     with pytest.raises(SpaceFileError) as caught:
         read(tmp_path, change)
