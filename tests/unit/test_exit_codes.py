@@ -262,7 +262,8 @@ def test_record_ends_with(
 def test_simulate_ends_with(
     at_capacity: object, code: int, optimizer: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predicted = SimpleNamespace(streams=[SimpleNamespace(at_capacity=at_capacity)])
+    streams = [SimpleNamespace(at_capacity=at_capacity)]
+    predicted = SimpleNamespace(prediction=SimpleNamespace(streams=streams))
     monkeypatch.setattr(simulate, "simulate_configuration", lambda _: predicted)
     monkeypatch.setattr(simulate, "show_what_if", lambda *_: None)
     assert optimizer("simulate", "quickstart").code == code

@@ -7,7 +7,13 @@ import ast
 import pytest
 
 from optimizer.artifacts.builders import BUILDERS
-from optimizer.configuration.runtimes import PRECISIONS_OF, RUNTIME_PACKAGE, RUNTIMES, session_file
+from optimizer.configuration.runtimes import (
+    HOSTED_PACKAGE,
+    PRECISIONS_OF,
+    RUNTIME_PACKAGE,
+    RUNTIMES,
+    session_file,
+)
 from optimizer.configuration.runtimes.spec import RuntimeSpec
 
 SPECS = pytest.mark.parametrize("spec", RUNTIMES.values(), ids=RUNTIMES)
@@ -22,11 +28,12 @@ def test_every_precision_has_its_graph_or_none_has(spec: RuntimeSpec) -> None:
 @SPECS
 def test_a_runtime_that_the_python_backend_hosts_has_a_session(spec: RuntimeSpec) -> None:
     hosted = set(spec.precisions) - set(spec.native_on)
-    assert bool(hosted) == (spec.package is not None) == (spec.name in RUNTIME_PACKAGE)
+    assert bool(hosted) == (spec.package is not None)
+    assert (spec.name in RUNTIME_PACKAGE) == (bool(hosted) and not spec.step)
     assert session_file(spec.name).exists() == bool(hosted)
 
 
-@pytest.mark.parametrize("runtime", RUNTIME_PACKAGE)
+@pytest.mark.parametrize("runtime", HOSTED_PACKAGE)
 def test_a_session_needs_nothing_of_this_package(runtime: str) -> None:
     nodes = ast.walk(ast.parse(session_file(runtime).read_text()))
     modules = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
@@ -35,5 +42,8 @@ def test_a_session_needs_nothing_of_this_package(runtime: str) -> None:
 
 def test_tables_are_derived_from_the_runtimes() -> None:
     assert BUILDERS.keys() == RUNTIMES.keys()
-    assert PRECISIONS_OF["KIND_CPU"].keys() == {"onnxruntime", "openvino", "pytorch", "repository"}
+    steps = {name for name, spec in RUNTIMES.items() if spec.step}
+    assert steps == {"tokenizers", "softmax"}
+    models = {"onnxruntime", "openvino", "pytorch", "repository"}
+    assert PRECISIONS_OF["KIND_CPU"].keys() == models | steps
     assert PRECISIONS_OF["KIND_GPU"].keys() == {"onnxruntime", "pytorch", "tensorrt", "repository"}

@@ -649,7 +649,7 @@ def test_one_mistake(tmp_path: Path, old: str, new: str, message: str) -> None:
 
 
 # What stands in place of the bounds of an input -> the mistake that it makes.
-ONE_KIND = "must have exactly one of minimum with maximum, value, values, pattern"
+ONE_KIND = "must have exactly one of minimum with maximum, value, values, pattern, words"
 INPUT_MISTAKES = [
     ("minimum: 0", ": must have both minimum and maximum, got ['minimum']"),
     ("data_type: FP32", f": {ONE_KIND}, or the model a file of `requests`, got []"),
