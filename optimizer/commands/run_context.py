@@ -20,7 +20,7 @@ from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
 from optimizer.configuration.hosting import RemoteHost
 from optimizer.configuration.parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
-from optimizer.configuration.runtimes import HOSTED_PACKAGE, RUNTIMES
+from optimizer.configuration.runtimes import HOSTED_PACKAGE, STEP_RUNTIMES
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import Mistake, SpaceChangedError, SpaceFileError, UsageError
 from optimizer.files.atomic import write_json
@@ -120,7 +120,7 @@ def require_machine(space: Space) -> tuple[Slot, Machine]:
     gpus = space.search_space.hardware.gpus
     slot = local_slot(tuple(gpu.uuid for gpu in gpus))
     runtimes = sorted({spec.runtime for spec in space.search_space.artifacts})
-    steps = [HOSTED_PACKAGE[name] for name in runtimes if RUNTIMES[name].step]
+    steps = [HOSTED_PACKAGE[name] for name in runtimes if name in STEP_RUNTIMES]
     return slot, this_machine(require_host(space, slot), gpus, steps)
 
 

@@ -21,7 +21,7 @@ from optimizer.configuration.conditions import ConditionError, evaluate, models_
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.parameter_definition import ModelScope, ServingDraft, Value, label
 from optimizer.configuration.parameters import Parameter, names_of
-from optimizer.configuration.runtimes import PRECISIONS_OF, RUNTIMES
+from optimizer.configuration.runtimes import PRECISIONS_OF, STEP_RUNTIMES
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     ArtifactUse,
@@ -164,7 +164,7 @@ class ModelSpace:
         The threads of a model of a repository are its owner's choice.
         """
         [runtime, *_] = cast(tuple[str, ...], self.parameter("runtime").values)
-        return runtime != "repository" and not RUNTIMES[runtime].step
+        return runtime not in ("repository", *STEP_RUNTIMES)
 
     def without_effect(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Return in which points one of these parameters has no effect, shape [points]."""

@@ -33,7 +33,7 @@ from optimizer.configuration.model_space import (
 )
 from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.parameters import Parameter, parameters_in_order
-from optimizer.configuration.runtimes import RUNTIMES
+from optimizer.configuration.runtimes import STEP_RUNTIMES
 from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
@@ -403,7 +403,7 @@ class SearchSpace:
 
 def _is_step(parameters: Sequence[Parameter]) -> bool:
     """Return whether parameters are those of a step that executes no model, which has no GPU."""
-    return any(p.name == "runtime" and RUNTIMES[cast(str, p.values[0])].step for p in parameters)
+    return any(p.name == "runtime" and not STEP_RUNTIMES.isdisjoint(p.values) for p in parameters)
 
 
 def _closest(parameter: Parameter, wanted: Value | None) -> int:

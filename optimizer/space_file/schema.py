@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from optimizer.configuration.parameters import PARAMETERS
-from optimizer.configuration.runtimes import RUNTIMES
+from optimizer.configuration.runtimes import RUNTIMES, STEP_RUNTIMES
 from optimizer.errors import Mistake
 from optimizer.files.arrival_trace import read_trace
 from optimizer.measurement.cost import OWNED, Price, Purchase
@@ -334,7 +334,7 @@ def _refusal_of_runtime(runtime: str, name: str, source: SourceSection) -> str |
     """Return why a runtime cannot execute the model of a source; None where it can."""
     if source.repository is None and runtime == "repository":
         return f"repository needs a model of a repository, models.{name} is none"
-    if RUNTIMES[runtime].step:
+    if runtime in STEP_RUNTIMES:
         return f"{runtime} executes no models, only a step of a pipeline"
     if source.onnx is not None and not RUNTIMES[runtime].graphs:
         return f"{runtime} needs a transformers source, models.{name} is an ONNX file"

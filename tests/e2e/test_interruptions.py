@@ -63,6 +63,7 @@ def test_killed_amid_a_trial_it_leaves_nothing_running_and_loses_that_trial_only
 ) -> None:
     killed = start(space)
     in_a_level_of_trial(killed, 2)
+    killed.process.send_signal(signal.SIGSTOP)  # the trial cannot end before the process is killed
     assert killed.marked.servers()
     before = content_of(study)
     assert list(before) == ["00000.json"]

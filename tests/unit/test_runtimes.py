@@ -12,6 +12,7 @@ from optimizer.configuration.runtimes import (
     PRECISIONS_OF,
     RUNTIME_PACKAGE,
     RUNTIMES,
+    STEP_RUNTIMES,
     session_file,
 )
 from optimizer.configuration.runtimes.spec import RuntimeSpec
@@ -42,8 +43,7 @@ def test_a_session_needs_nothing_of_this_package(runtime: str) -> None:
 
 def test_tables_are_derived_from_the_runtimes() -> None:
     assert BUILDERS.keys() == RUNTIMES.keys()
-    steps = {name for name, spec in RUNTIMES.items() if spec.step}
-    assert steps == {"tokenizers", "softmax"}
+    assert {"tokenizers", "softmax"} == STEP_RUNTIMES
     models = {"onnxruntime", "openvino", "pytorch", "repository"}
-    assert PRECISIONS_OF["KIND_CPU"].keys() == models | steps
+    assert PRECISIONS_OF["KIND_CPU"].keys() == models | STEP_RUNTIMES
     assert PRECISIONS_OF["KIND_GPU"].keys() == {"onnxruntime", "pytorch", "tensorrt", "repository"}

@@ -35,10 +35,13 @@ HOSTED_PACKAGE: Mapping[Runtime, str] = {
 }
 """Python package of each runtime that Triton's Python backend can host."""
 
+STEP_RUNTIMES = frozenset(spec.name for spec in _ALL if spec.step)
+"""The runtimes that execute no model, only a step before or after one."""
+
 RUNTIME_PACKAGE: Mapping[Runtime, str] = {
-    name: package for name, package in HOSTED_PACKAGE.items() if not RUNTIMES[name].step
+    name: package for name, package in HOSTED_PACKAGE.items() if name not in STEP_RUNTIMES
 }
-"""Of these, the packages of the runtimes that execute models."""
+"""The packages of those that execute models."""
 
 
 def session_file(runtime: Runtime) -> Path:
