@@ -342,19 +342,30 @@ def _simulate(
         requests=requests,
     )
     run(arrays)
+    return _simulation_of(network, requests, arrays.rows, nodes, arrays.states)
+
+
+def _simulation_of(
+    network: Network,
+    requests: NDArray[np.void],
+    rows: NDArray[np.void],
+    nodes: NDArray[np.void],
+    states: NDArray[np.void],
+) -> NetworkSimulation:
+    """Return what a run of the kernel has left in its arrays."""
     return NetworkSimulation(
-        source=draws.source,
+        source=np.ascontiguousarray(requests["source"]),
         arrive_ms=np.ascontiguousarray(requests["arrive"]),
         done_ms=np.ascontiguousarray(requests["done"]),
         refused=np.ascontiguousarray(requests["refused"]),
         batchers=tuple(
             simulation_of(
                 batcher.scheduler,
-                arrays.rows[node["row"] : node["row"] + state["arrivals"]],
-                arrays.rows[node["row"] : node["row"] + state["executions"]],
+                rows[node["row"] : node["row"] + state["arrivals"]],
+                rows[node["row"] : node["row"] + state["executions"]],
                 outside_ms=0.0,
             )
-            for batcher, node, state in zip(batchers, nodes, arrays.states, strict=True)
+            for batcher, node, state in zip(network.batchers, nodes, states, strict=True)
         ),
         outside_ms=network.outside_ms,
     )
