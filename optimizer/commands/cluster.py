@@ -1,0 +1,211 @@
+"""A study on a Ray cluster: read, prepared and measured on nodes of one kind of hardware."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optimizer.cluster.choice import ClusterChoice
+from optimizer.cluster.ray_cluster import accelerator_types, connected, offered_slots
+from optimizer.cluster.ray_evaluator import RayEvaluator
+from optimizer.cluster.ray_pool import RayPool
+from optimizer.cluster.ray_worker import NodeContext
+from optimizer.cluster.worker_folder import worker_folder, workers_root
+from optimizer.commands.run_context import RunContext, open_space, require_machine
+from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.hosting import ContainerHost
+from optimizer.configuration.serving_config import ArtifactSpec
+from optimizer.errors import RequirementError, UsageError
+from optimizer.files.atomic import write_json
+from optimizer.machine.docker_engine import ContainerEngine
+from optimizer.machine.fingerprint import Machine
+from optimizer.machine.gpus import refuse_foreign_processes
+from optimizer.machine.slots import Slot
+from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.prepare import Prepared
+from optimizer.space_file.reader import Space
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Watcher
+from optimizer.study.files import read_prepared, read_start
+from optimizer.study.warm_start import unequal
+from optimizer.triton.session import ModelFiles
+
+
+@contextmanager
+def open_cluster(choice: ClusterChoice, watch: Watcher) -> Iterator[ClusterNodes]:
+    """Connect to a cluster and start workers on its nodes; they end with the block.
+
+    Raises:
+        UsageError: no cluster answers, it offers no slot, or has several kinds of accelerators.
+    """
+    resources = dict(choice.worker_resources)
+    with connected(choice.address):
+        kind = choice.accelerator_type or _only_type(resources)
+        if not offered_slots(resources, kind):
+            wanted = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+            raise UsageError(
+                f"--cluster: no node at {choice.address} has room for a worker"
+                + (f" with {wanted} (--worker-resources)" if wanted else "")
+            )
+        with RayPool(lambda: offered_slots(resources, kind), watch) as pool:
+            yield ClusterNodes(pool, kind)
+
+
+def _only_type(worker_resources: Mapping[str, float]) -> str | None:
+    types = accelerator_types(worker_resources)
+    if len(types) > 1:
+        raise UsageError(
+            f"--cluster: the cluster has accelerators of several types ({', '.join(types)}), and a "
+            "study is of one: add --each-accelerator-type for a study of each, or choose nodes by "
+            f"--worker-resources accelerator_type:{types[0]}=0.001"
+        )
+    return types[0] if types else None
+
+
+class ClusterNodes:
+    """The nodes that a study runs on.
+
+    Attributes:
+        accelerator_type: of all of them; None without accelerators.
+    """
+
+    def __init__(self, pool: RayPool, accelerator_type: str | None) -> None:
+        self._pool = pool
+        self.accelerator_type = accelerator_type
+
+    def read_space(self, path: Path) -> Space:
+        """Read a space file for the hardware of a node. Raises as `open_space` does."""
+        hardware: Hardware = self._pool.on_a_node(_hardware)
+        return open_space(
+            path, hardware=hardware, accelerator_type=self.accelerator_type
+        )
+
+    def require_machine(self, space: Space, directory: StudyDirectory) -> tuple[Slot, Machine]:
+        """Return slot and fingerprint of a node that can serve the space, checked there.
+
+        Nodes of another kind than those of a study that is resumed take no part.
+
+        Raises:
+            RequirementError: no node can serve it, or all are of another kind.
+        """
+        earlier = read_start(directory).machine if directory.space.exists() else None
+
+        def refuse(own: tuple[Slot, Machine]) -> str:
+            return difference(earlier, own[1]) if earlier is not None else ""
+
+        answer: tuple[Slot, Machine] = self._pool.on_a_node(_machine, space, refuse=refuse)
+        return answer
+
+    @contextmanager
+    def evaluator(self, run: RunContext, watch: Watcher) -> Iterator[tuple[RayEvaluator, Prepared]]:
+        """Build and gate the artefacts on one node, and open the workers of all.
+
+        Yields:
+            What measures on one worker alone, and what was prepared.
+
+        Raises:
+            RequirementError: this process, which writes the study's files, cannot read an artefact.
+        """
+        self._pool.watch = watch
+        directory = run.directory
+        earlier = read_prepared(directory) if directory.prepared.exists() else None
+        prepared, content = self._pool.open_one(PrepareOnNode(run, earlier))
+        write_json(directory.prepared, content)
+        require_artifacts(prepared.files, run.cache)
+        self._pool.open_others(MeasureOnNode(run, prepared))
+        yield RayEvaluator(self._pool), prepared
+
+    def pool(self) -> RayPool:
+        """Return the pool of all workers."""
+        return self._pool
+
+
+def _hardware(node: NodeContext) -> Hardware:
+    return node.hardware
+
+
+def _machine(node: NodeContext, space: Space) -> tuple[Slot, Machine]:
+    _, machine = require_machine(space, node.slots)
+    return node.slot, machine
+
+
+def difference(study: Machine, node: Machine) -> str:
+    """Return in what a node's machine differs from that of a study; "" where it does not."""
+    pairs = unequal(study.to_json(), node.to_json())
+    texts = [f"{'.'.join(at)} is {other}, the study's is {own}" for at, own, other in pairs]
+    return f"it is of another kind: {'; '.join(texts)}" if texts else ""
+
+
+def require_artifacts(files: Mapping[ArtifactSpec, ModelFiles], cache: Path) -> None:
+    """Check that the artefacts that were built on another node can be read here.
+
+    Raises:
+        RequirementError: with the first that cannot.
+    """
+    for spec, own in files.items():
+        if not own.artifact.exists():
+            raise RequirementError(
+                f"{socket.gethostname()} does not see the artefact {spec.label} at {own.artifact}",
+                "give --cache a folder that all nodes share, or the URL of a shared cache",
+            )
+
+
+@dataclass(frozen=True)
+class PrepareOnNode:
+    """Opens the worker that builds and gates the artefacts; a study has one at a time.
+
+    Attributes:
+        earlier: content of prepared.json by earlier runs; None in the first.
+    """
+
+    run: RunContext
+    earlier: Mapping[str, Any] | None
+
+    @contextmanager
+    def __call__(self, node: NodeContext) -> Iterator[tuple[LiveEvaluator, Any]]:
+        """Yield the evaluator, what was prepared, and the content of prepared.json."""
+        with _on_node(self.run, node) as run:
+            if self.earlier is not None:
+                write_json(run.directory.prepared, self.earlier)
+            with run.evaluator(node.watch) as (evaluator, prepared):
+                yield evaluator, (prepared, read_prepared(run.directory))
+
+
+@dataclass(frozen=True)
+class MeasureOnNode:
+    """Opens a worker that measures what another one has prepared."""
+
+    run: RunContext
+    prepared: Prepared
+
+    @contextmanager
+    def __call__(self, node: NodeContext) -> Iterator[tuple[LiveEvaluator, None]]:
+        """Yield the evaluator.
+
+        Raises:
+            RequirementError: the node is of another kind, or does not see the artefacts.
+        """
+        with _on_node(self.run, node) as run:
+            require_artifacts(self.prepared.files, run.cache)
+            with run.session() as session, run.levels(node.watch) as levels:
+                yield run.live_evaluator(session, levels, self.prepared.files, node.watch), None
+
+
+@contextmanager
+def _on_node(run: RunContext, node: NodeContext) -> Iterator[RunContext]:
+    """Yield the context of a run on a node that is of its kind and free.
+
+    Raises:
+        RequirementError: it is of another kind, or other processes use its GPU.
+    """
+    if differs := difference(run.machine, _machine(node, run.space)[1]):
+        raise RequirementError(differs)
+    with worker_folder(workers_root(), run.directory.name) as directory:
+        if isinstance(run.space.host, ContainerHost):
+            ContainerEngine.connect().reap()
+        refuse_foreign_processes(node.slot.gpu_uuids)
+        yield replace(run, slot=node.slot, directory=directory)

@@ -1,0 +1,72 @@
+"""A Ray cluster of several nodes on this machine, and what runs on them.
+
+Each node is a raylet of its own, with its own worker processes. The machine's cores are the same for
+all, and custom resources stand in for accelerators.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+from optimizer.cluster.worker_process import MARK
+
+_TEMPORARY = "TMPDIR"
+
+
+class RayNodes:
+    """A cluster whose workers keep their files below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cluster = Cluster()
+        self._nodes: dict[str, Any] = {}
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self, name: str, resources: Mapping[str, float] | None = None) -> None:
+        """Add a node with one CPU."""
+        self._nodes[name] = self._cluster.add_node(
+            num_cpus=1,
+            node_name=name,
+            resources=dict(resources or {}),
+            include_dashboard=False,
+            object_store_memory=80 * 2**20,
+            env_vars={_TEMPORARY: str(self._folder)},
+        )
+
+    def kill(self, name: str) -> None:
+        """End a node as a power cut does, as far as its own processes go."""
+        self._cluster.remove_node(self._nodes.pop(name), allow_graceful=False)
+
+    def end(self) -> None:
+        self._cluster.shutdown()
+
+    def processes_of_trials(self) -> list[psutil.Process]:
+        """Servers, the processes of their models, and load clients."""
+        marked = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK, "").startswith(str(self._folder)):
+                    marked.append(process)
+            except psutil.Error:
+                continue
+        return marked
+
+
+@contextmanager
+def ray_nodes(folder: Path) -> Iterator[RayNodes]:
+    """Yield a cluster without nodes, which ends with the block."""
+    nodes = RayNodes(folder)
+    try:
+        yield nodes
+    finally:
+        nodes.end()
