@@ -135,7 +135,9 @@ class InlinePool:
     def next_end(self, timeout_seconds: float | None = None) -> TaskEnd | None:
         """Run the submitted task to its end, however long that takes; None without a task."""
         del timeout_seconds
-        task, self._task = self._task, None
-        if task is None:
+        if self._task is None:
             return None
-        return TaskEnd(task, "local", task.run(self._evaluator, self._slot))
+        try:
+            return TaskEnd(self._task, "local", self._task.run(self._evaluator, self._slot))
+        finally:
+            self._task = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -142,6 +143,42 @@ def decide(
             entry = ConfirmedCapacity(candidate, trial, is_confirmed)
             (confirmed if is_confirmed else unconfirmed).append(entry)
     return Decision(tuple(sorted(confirmed, key=_rank)), tuple(sorted(unconfirmed, key=_rank)))
+
+
+class RunningDecision:
+    """The recommendation of a study while its trials are told one by one.
+
+    `best` is that of `decide` for all trials so far. As the rank of a configuration does not depend
+    on others, a new one is compared with the best only.
+
+    Args:
+        trials, confirmations, price, demand, space: see `decide`.
+    """
+
+    def __init__(
+        self,
+        trials: Iterable[TrialRecord],
+        confirmations: Collection[TrialRecord],
+        price: Price,
+        demand: Demand,
+        space: SearchSpace,
+    ) -> None:
+        self._decide = partial(
+            decide, confirmations=confirmations, price=price, demand=demand, space=space
+        )
+        self._latest = {record.config: record for record in trials if record.outcome == "ok"}
+        self.best = self._decide(self._latest.values()).best
+
+    def add(self, record: TrialRecord) -> None:
+        """Take the record of a further trial into account."""
+        if record.outcome != "ok":
+            return
+        measured_again = record.config in self._latest
+        self._latest[record.config] = record
+        if measured_again or self.best is None:
+            self.best = self._decide(self._latest.values()).best
+        else:
+            self.best = self._decide([self.best.trial, record]).best
 
 
 def _rank(entry: ConfirmedCapacity) -> tuple[float, ...]:

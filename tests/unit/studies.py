@@ -33,6 +33,7 @@ from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 from optimizer.search.loop import SearchLoop
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, FixedForecast, no_forecast
+from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.forecast import Forecast
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext
@@ -352,7 +353,7 @@ class Search:
         return SearchLoop(
             study,
             self.space,
-            self.evaluator,
+            InlinePool(self.evaluator, self.context.slot),
             self.directory,
             history,
             self.context,
