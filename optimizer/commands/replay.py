@@ -20,7 +20,7 @@ from optimizer.search.loop import SearchLoop
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
-from optimizer.search.recorded.worker_pool import VirtualPool
+from optimizer.search.recorded.virtual_pool import VirtualPool
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.directory import StudyDirectory

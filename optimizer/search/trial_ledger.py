@@ -97,7 +97,7 @@ class TrialLedger:
     def finish(
         self, trial: RunningTrial, evaluation: Evaluation, workers: tuple[str, ...], now: float
     ) -> TrialRecord:
-        """Record and tell the result of a trial; enqueue it again after its first transient failure.
+        """Record and tell the result of a trial; enqueue its point after a first transient failure.
 
         Raises:
             StorageError: when the record or the study cannot be written.
@@ -125,7 +125,7 @@ class TrialLedger:
         for number in trial.repeats:
             self._study.tell(record, number)
         self._decision.add(record)
-        self._watch(TrialFinished(record, self._decision.best))
+        self._watch(TrialFinished(record, self._decision.decision.best))
         if record.unmeasured and record.attempt == 1:
             self._study.enqueue(trial.proposal.position)
         return record

@@ -1,8 +1,8 @@
 """Where configurations are evaluated: a pool of workers, and the pool of this process alone.
 
-    pool = InlinePool(evaluator, slot)
-    pool.submit(Task(number=0, attempt=1, config=config))
-    end = pool.next_end()
+pool = InlinePool(evaluator, slot)
+pool.submit(Task(number=0, attempt=1, config=config))
+end = pool.next_end()
 """
 
 from __future__ import annotations

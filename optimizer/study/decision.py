@@ -146,13 +146,16 @@ def decide(
 
 
 class RunningDecision:
-    """The recommendation of a study while its trials are told one by one.
+    """The decision of a study while its trials are told one by one.
 
-    `best` is that of `decide` for all trials so far. As the rank of a configuration does not depend
-    on others, a new one is compared with the best only.
+    The rank of a configuration does not depend on others, so that a new trial is compared with the
+    best alone, and costs as much after thousands of trials as after ten.
 
     Args:
         trials, confirmations, price, demand, space: see `decide`.
+
+    Attributes:
+        decision: the best configuration and the space's baseline, as `decide` ranks them.
     """
 
     def __init__(
@@ -166,19 +169,21 @@ class RunningDecision:
         self._decide = partial(
             decide, confirmations=confirmations, price=price, demand=demand, space=space
         )
+        self._baseline = space.config(space.baseline)
         self._latest = {record.config: record for record in trials if record.outcome == "ok"}
-        self.best = self._decide(self._latest.values()).best
+        self.decision = self._decide(self._latest.values())
 
     def add(self, record: TrialRecord) -> None:
         """Take the record of a further trial into account."""
         if record.outcome != "ok":
             return
-        measured_again = record.config in self._latest
+        best, measured_again = self.decision.best, record.config in self._latest
         self._latest[record.config] = record
-        if measured_again or self.best is None:
-            self.best = self._decide(self._latest.values()).best
-        else:
-            self.best = self._decide([self.best.trial, record]).best
+        contenders = list(self._latest.values())
+        if best is not None and not measured_again:
+            baseline = [r for r in [self._latest.get(self._baseline)] if r is not None]
+            contenders = [*baseline, best.trial, record]
+        self.decision = self._decide(contenders)
 
 
 def _rank(entry: ConfirmedCapacity) -> tuple[float, ...]:

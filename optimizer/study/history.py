@@ -58,7 +58,7 @@ class History:
         self._out_of_memory: list[TrialRecord] = []
         self._incumbent: TrialRecord | None = None
         self._spent = self._failures = 0
-        for record in sorted(records, key=_told):
+        for record in in_order_of_tells(records):
             self._append(record)
 
     def _append(self, record: TrialRecord) -> None:
@@ -112,10 +112,7 @@ class History:
 
     def counts(self) -> dict[Outcome, int]:
         """Return the number of records by outcome."""
-        counts: dict[Outcome, int] = {"ok": 0, "infeasible": 0, "bounded": 0, "failed": 0}
-        for record in self.records:
-            counts[record.outcome] += 1
-        return counts
+        return outcome_counts(self.records)
 
     @property
     def incumbent(self) -> TrialRecord | None:
@@ -155,6 +152,19 @@ class History:
     def failures_in_a_row(self) -> int:
         """Return the number of failures since the last record that did not fail."""
         return self._failures
+
+
+def outcome_counts(records: Iterable[TrialRecord]) -> dict[Outcome, int]:
+    """Return the number of records by outcome."""
+    counts: dict[Outcome, int] = {"ok": 0, "infeasible": 0, "bounded": 0, "failed": 0}
+    for record in records:
+        counts[record.outcome] += 1
+    return counts
+
+
+def in_order_of_tells(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return records in the order in which they were told."""
+    return sorted(records, key=_told)
 
 
 def _told(record: TrialRecord) -> tuple[int, int]:

@@ -263,9 +263,7 @@ class AcquisitionPolicy:
         error = cost_differences([(0, record)], expected)
         return replace(error, rows=error.rows + row)
 
-    def _new_assessment(
-        self, forecast: Forecast, running: Sequence[Position]
-    ) -> Assessment:
+    def _new_assessment(self, forecast: Forecast, running: Sequence[Position]) -> Assessment:
         expected = LogForecast.of(forecast, self._context)
         pending = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
         trials, errors = self._trials, Observations.joined(self._errors)

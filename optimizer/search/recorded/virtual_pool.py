@@ -49,7 +49,9 @@ class VirtualPool:
     def submit(self, task: Task) -> None:
         """Start a task on the first idle worker. Raises ValueError without an idle worker."""
         if not self._idle:
-            raise ValueError(f"a task may be submitted to an idle worker only; {len(self._tasks)} run")
+            raise ValueError(
+                f"a task may be submitted to an idle worker only; {len(self._tasks)} run"
+            )
         worker = heapq.heappop(self._idle)
         self._tasks[worker] = task
         evaluation = task.run(self._evaluator, self._slot)
