@@ -10,6 +10,7 @@ from typing import Literal
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
 from optimizer.analysis.summary import (
+    DisturbanceSummary,
     LoadRuns,
     StudySummary,
     summarise,
@@ -20,6 +21,12 @@ from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import require_one_limit, search_protocol
 from optimizer.commands.run_context import RunContext, open_run, open_space, warn_of_space_file
 from optimizer.commands.sampler_choice import Strategies
+from optimizer.commands.worker import (
+    OpenServedWorker,
+    chosen_slots,
+    idle_gpus_note,
+    require_space_of_slot,
+)
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -33,6 +40,7 @@ from optimizer.export.bundle.repository import (
 )
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine
+from optimizer.machine.slots import MachineSlots
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
@@ -45,6 +53,7 @@ from optimizer.search.winner_phase import (
     WinnerTest,
     reserved_seconds,
 )
+from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
@@ -86,6 +95,9 @@ class RunOptions:
     enqueue: Literal["published"] | None = None
     also_limits_ms: tuple[float, ...] = ()
     winner_tests: tuple[WinnerTest, ...] = ()
+    gpus: str | None = None
+    slots: int | None = None
+    max_disturbance_percent: float | None = None
     results: Path = Path("results")
     cache: Path | None = None
 
@@ -112,7 +124,11 @@ class RunResult:
 def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     """Start or resume a study, and run it to its end."""
     started = time.monotonic()
-    space = _with_options(open_space(options.space), options)
+    slots = _slots(options)
+    read = open_space(options.space, hardware=slots.hardware if slots is not None else None)
+    space = _with_options(read, options)
+    if slots is not None:
+        require_space_of_slot(space, slots)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
     note = _note_of_sampler(options, space)
@@ -132,6 +148,7 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         _REMEDY.format(directory.name),
         seed=options.seed,
         extra_limits_ms=options.extra_limits_ms,
+        slots=slots,
         check=check,
     ) as context:
         summary = finished_summary(
@@ -140,10 +157,22 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
-            if note is not None:
-                watch_all(note)
+            for each in (note, idle_gpus_note(space) if slots is None else None):
+                if each is not None:
+                    watch_all(each)
             summary = _Study(options, context, watch_all).run(started)
             return RunResult(directory, summary, was_finished=False)
+
+
+def _slots(options: RunOptions) -> MachineSlots | None:
+    """Return the slots for trials at the same time; None where trials run one at a time."""
+    slots = chosen_slots(options.gpus, options.slots)
+    if options.max_disturbance_percent is not None and slots is None:
+        raise UsageError(
+            "--max-disturbance: needs trials at the same time, by --gpus or --slots 2 or more; got "
+            f"{options.max_disturbance_percent:g}"
+        )
+    return slots
 
 
 def _with_options(space: Space, options: RunOptions) -> Space:
@@ -291,7 +320,7 @@ class _Study:
             loop = SearchLoop(
                 study,
                 prepared.space,
-                evaluator,
+                InlinePool(evaluator, self._context.slot),
                 self._directory,
                 history,
                 self._context,
@@ -424,6 +453,7 @@ class _Study:
             summary = replace(summary, pareto=front)
         return replace(
             summary,
+            disturbance=DisturbanceSummary.of(self._directory.disturbance.read()),
             wall_seconds=time.monotonic() - started,
             machine=self._run.machine_json,
         )

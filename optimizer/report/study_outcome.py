@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optimizer.analysis.study_reading import StudyReading
-from optimizer.analysis.summary import ParetoEntry, StudySummary
+from optimizer.analysis.summary import DisturbanceSummary, ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.level_checks import capacity_basis
@@ -129,6 +129,8 @@ class StudyOutcome:
                 "trust a lower precision."
             )
         yield from _drift(summary)
+        if summary.disturbance is not None:
+            yield _disturbance(summary.disturbance)
         if self.price_warning is not None:
             yield f"{_capitalised(self.price_warning)}."
 
@@ -225,6 +227,17 @@ def _drift(summary: StudySummary) -> Iterator[str]:
             "trials of different times differ by as much. Interleaved confirmation runs are not "
             "affected."
         )
+
+
+def _disturbance(disturbance: DisturbanceSummary) -> str:
+    """Return whether trials at the same time slowed each other down."""
+    workers, slowdown = disturbance.workers, disturbance.largest_slowdown
+    if slowdown is None:
+        return f"Trials ran on {workers} workers at the same time, without notable disturbance."
+    return (
+        f"Trials ran on {workers} workers at the same time, and slowed each other down by up to "
+        f"{form.percent(slowdown)}: trials differ by as much. Confirmations ran alone."
+    )
 
 
 def front_table(front: tuple[ParetoEntry, ...]) -> Table:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ from optimizer.errors import DamagedStudyError, StudyBusyError, UsageError, stor
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.transport_costs import TransportComparison
+from optimizer.study.disturbance_file import DisturbanceFile
 from optimizer.study.record_store import RecordStore
 from optimizer.study.winner_file import WinnerFile
 
@@ -47,6 +49,7 @@ class StudyDirectory:
         self.trials = RecordStore(root / "trials", scored=True, reported=True)
         self.confirmations = RecordStore(root / "confirmations", reported=True)
         self.drift_runs = RecordStore(root / "references")
+        self.disturbance = DisturbanceFile(root / "disturbance.json")
         self.cold_start = WinnerFile(root / "winner" / "cold_start.json", ColdStart)
         self.transports = WinnerFile(root / "winner" / "transports.json", TransportComparison)
 
@@ -54,6 +57,18 @@ class StudyDirectory:
     def name(self) -> str:
         """The study's name."""
         return self.root.name
+
+    def of_worker(self, name: str) -> StudyDirectory:
+        """Return the same study with the server files of one of several workers."""
+        own = copy(self)
+        own.repository = self.root / "server" / name / "repository"
+        own.server_log = self.server_log.with_name(f"server.{name}.log")
+        return own
+
+    def server_log_of(self, workers: Sequence[str]) -> Path:
+        """Return the log of the server that measured a trial, by the workers of its record."""
+        own = self.of_worker(workers[-1]).server_log if workers else self.server_log
+        return own if own.exists() else self.server_log
 
     @contextmanager
     def locked(self) -> Iterator[None]:

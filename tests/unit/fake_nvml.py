@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +31,7 @@ class Card:
     mig: int | None = 0
     mps: tuple[int, ...] | None = ()
     pids: tuple[int, ...] | None = ()
+    instances: Sequence[str] = ()  # UUIDs of its MIG devices
 
 
 def install_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +58,23 @@ def install(
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return cards[uuid]
 
+    def uuid_of(card: Card) -> str:
+        return next(uuid for uuid, own in {**cards, **divided}.items() if own is card)
+
+    def bus_id_of(card: Card) -> str:
+        return f"00000000:{list(cards.values()).index(card) + 16:02X}:00.0"
+
+    def mig_device(card: Card, number: int) -> Card:
+        if number >= len(card.instances):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return divided[card.instances[number]]
+
+    divided = {
+        uuid: replace(card, name=f"{card.name} MIG 1g.5gb", total_mib=4864, mig=None)
+        for card in cards.values()
+        for uuid in card.instances
+    }
+
     def running(pids: tuple[int, ...] | None) -> list[SimpleNamespace]:
         return [SimpleNamespace(pid=pid) for pid in told(pids)]
 
@@ -66,7 +84,10 @@ def install(
         "nvmlDeviceGetCount": lambda: len(cards),
         "nvmlDeviceGetHandleByIndex": lambda number: list(cards.values())[number],
         "nvmlDeviceGetHandleByUUID": by_uuid,
-        "nvmlDeviceGetUUID": lambda card: next(u for u, own in cards.items() if own is card),
+        "nvmlDeviceGetUUID": uuid_of,
+        "nvmlDeviceGetPciInfo": lambda card: SimpleNamespace(busId=bus_id_of(card)),
+        "nvmlDeviceGetMaxMigDeviceCount": lambda card: 7,
+        "nvmlDeviceGetMigDeviceHandleByIndex": mig_device,
         "nvmlDeviceGetCudaComputeCapability": lambda card: card.capability,
         "nvmlDeviceGetName": lambda card: card.name,
         "nvmlDeviceGetUtilizationRates": lambda c: SimpleNamespace(gpu=told(c.utilization)),
