@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from optimizer.errors import RequirementError
+from optimizer.errors import RequirementError, UsageError
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,27 @@ class ClusterChoice:
     accelerator_type: str | None = None
 
 
+def cluster_choice(
+    address: str | None, worker_resources: Iterable[tuple[str, float]]
+) -> ClusterChoice | None:
+    """Return the choice of `run`'s options; None for a run on this machine.
+
+    Raises:
+        UsageError: for resources without a cluster.
+    """
+    resources = tuple(worker_resources)
+    if address is None:
+        if resources:
+            raise UsageError(
+                f"--worker-resources: needs --cluster; got {', '.join(name for name, _ in resources)}"
+            )
+        return None
+    return ClusterChoice(address, resources)
+
+
 def require_ray() -> None:
     """Raise RequirementError unless Ray is installed."""
     if importlib.util.find_spec("ray") is None:
-        raise RequirementError("--cluster needs Ray", "pip install 'triton-cost-optimizer[cluster]'")
+        raise RequirementError(
+            "--cluster needs Ray", "pip install 'triton-cost-optimizer[cluster]'"
+        )

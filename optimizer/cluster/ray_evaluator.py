@@ -32,29 +32,33 @@ class RayEvaluator:
         expected_share: float | None = None,
     ) -> Evaluation:
         """Find the capacity, see `Evaluator.evaluate`."""
-        return self._run("evaluate", config, slot, prune_below, expected_share)
+        evaluation: Evaluation = self._run("evaluate", config, slot, prune_below, expected_share)
+        return evaluation
 
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """Measure the saturation rate, see `Evaluator.saturate`."""
-        return self._run("saturate", config, slot)
+        evaluation: Evaluation = self._run("saturate", config, slot)
+        return evaluation
 
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """Measure saturation and a light load, see `Evaluator.calibrate`."""
-        return self._run("calibrate", config, slot)
+        evaluation: Evaluation = self._run("calibrate", config, slot)
+        return evaluation
 
     def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
         """Measure a finalist again, see `Confirmer.confirm`."""
-        return self._run("confirm", config, slot, task)
+        evaluation: Evaluation = self._run("confirm", config, slot, task)
+        return evaluation
 
-    def test_winner(
+    def run_winner_test(
         self,
         test: WinnerTestFunction[_Result],
         config: ServingConfig,
         load_factor: float,
         seconds: float,
     ) -> _Result:
-        """Measure the winner further, see `WinnerTester.test_winner`."""
-        result: _Result = self._run("test_winner", test, config, load_factor, seconds)
+        """Measure the winner further, see `WinnerTester.run_winner_test`."""
+        result: _Result = self._run("run_winner_test", test, config, load_factor, seconds)
         return result
 
     def _run(self, method: str, *arguments: Any) -> Any:

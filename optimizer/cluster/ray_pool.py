@@ -20,7 +20,7 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.worker_pool import Task, TaskEnd, WorkerState
-from optimizer.study.events import Event, Note, Watcher, WorkersStarted
+from optimizer.study.events import Event, Note, Watcher
 
 _STEP_SECONDS = 1.0
 _PATIENCE_SECONDS = 600.0

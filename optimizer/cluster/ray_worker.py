@@ -20,7 +20,14 @@ from optimizer import __version__
 from optimizer.cluster.ray_cluster import NodeSlot
 from optimizer.configuration.hardware import Hardware
 from optimizer.errors import OptimizerError, RequirementError
-from optimizer.machine.slots import MachineSlots, Slot, core_slots, gpu_slots, local_hardware, local_slot
+from optimizer.machine.slots import (
+    MachineSlots,
+    Slot,
+    core_slots,
+    gpu_slots,
+    local_hardware,
+    local_slot,
+)
 from optimizer.study.events import Event, Watcher
 
 
@@ -137,9 +144,7 @@ def _gpu_ids() -> list[str]:
     return ids
 
 
-def slot_on_this_node(
-    node_slot: NodeSlot, gpu_ids: list[str]
-) -> tuple[Slot, MachineSlots | None]:
+def slot_on_this_node(node_slot: NodeSlot, gpu_ids: list[str]) -> tuple[Slot, MachineSlots | None]:
     """Return the slot of this machine that a worker uses, and all of its slots.
 
     Args:
@@ -161,7 +166,9 @@ def slot_on_this_node(
         ]
         if not own:
             present = ", ".join(uuid for slot in machine.slots for uuid in slot.gpu_uuids)
-            raise RequirementError(f"Ray gave GPU {gpu_id} to the worker; the machine has {present}")
+            raise RequirementError(
+                f"Ray gave GPU {gpu_id} to the worker; the machine has {present}"
+            )
         return _named(own[0], node_slot), machine
     if node_slot.count == 1:
         return _named(local_slot(), node_slot), None

@@ -17,7 +17,7 @@ from optimizer.cluster.ray_worker import NodeContext
 from optimizer.cluster.worker_folder import worker_folder, workers_root
 from optimizer.commands.run_context import RunContext, open_space, require_machine
 from optimizer.configuration.hardware import Hardware
-from optimizer.configuration.hosting import ContainerHost
+from optimizer.configuration.hosting import ContainerHost, RemoteHost
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import RequirementError, UsageError
 from optimizer.files.atomic import write_json
@@ -25,11 +25,12 @@ from optimizer.machine.docker_engine import ContainerEngine
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import refuse_foreign_processes
 from optimizer.machine.slots import Slot
-from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.evaluator import LiveEvaluator, PhaseEvaluator
 from optimizer.search.prepare import Prepared
+from optimizer.search.worker_pool import WorkerPool
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Watcher
+from optimizer.study.events import Note, Watcher
 from optimizer.study.files import read_prepared, read_start
 from optimizer.study.warm_start import unequal
 from optimizer.triton.session import ModelFiles
@@ -67,22 +68,38 @@ def _only_type(worker_resources: Mapping[str, float]) -> str | None:
 
 
 class ClusterNodes:
-    """The nodes that a study runs on.
+    """The nodes that a study runs on, a `TrialSite`.
 
-    Attributes:
+    Args:
         accelerator_type: of all of them; None without accelerators.
     """
 
     def __init__(self, pool: RayPool, accelerator_type: str | None) -> None:
         self._pool = pool
-        self.accelerator_type = accelerator_type
+        self._accelerator_type = accelerator_type
 
-    def read_space(self, path: Path) -> Space:
+    @property
+    def slots(self) -> None:
+        """None: the slots are those of the nodes."""
+        return None
+
+    def read_space(self, space: Path | Space) -> Space:
         """Read a space file for the hardware of a node. Raises as `open_space` does."""
+        if isinstance(space, Space):
+            raise UsageError("--cluster: needs the path of a space file, which is read for a node")
         hardware: Hardware = self._pool.on_a_node(_hardware)
-        return open_space(
-            path, hardware=hardware, accelerator_type=self.accelerator_type
-        )
+        read = open_space(space, hardware=hardware, accelerator_type=self._accelerator_type)
+        if isinstance(read.host, RemoteHost):
+            raise UsageError(
+                "--cluster: must be left out with server.launcher remote, as each worker has a "
+                f"server of its own; got the server at {read.host.grpc}"
+            )
+        return read
+
+    def note(self, space: Space) -> Note | None:
+        """Return nothing: the workers are told when they have started."""
+        del space
+        return None
 
     def require_machine(self, space: Space, directory: StudyDirectory) -> tuple[Slot, Machine]:
         """Return slot and fingerprint of a node that can serve the space, checked there.
@@ -101,7 +118,9 @@ class ClusterNodes:
         return answer
 
     @contextmanager
-    def evaluator(self, run: RunContext, watch: Watcher) -> Iterator[tuple[RayEvaluator, Prepared]]:
+    def evaluator(
+        self, run: RunContext, watch: Watcher
+    ) -> Iterator[tuple[PhaseEvaluator, Prepared]]:
         """Build and gate the artefacts on one node, and open the workers of all.
 
         Yields:
@@ -119,9 +138,11 @@ class ClusterNodes:
         self._pool.open_others(MeasureOnNode(run, prepared))
         yield RayEvaluator(self._pool), prepared
 
-    def pool(self) -> RayPool:
-        """Return the pool of all workers."""
-        return self._pool
+    @contextmanager
+    def pool(self, run: RunContext, prepared: Prepared, watch: Watcher) -> Iterator[WorkerPool]:
+        """Yield the pool of all workers, which have been opened."""
+        del run, prepared, watch
+        yield self._pool
 
 
 def _hardware(node: NodeContext) -> Hardware:

@@ -16,17 +16,13 @@ from optimizer.analysis.summary import (
     summarise,
     write_summary,
 )
+from optimizer.cluster.choice import ClusterChoice
 from optimizer.commands.finished_study import finished_summary
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import require_one_limit, search_protocol
-from optimizer.commands.run_context import RunContext, open_run, open_space, warn_of_space_file
+from optimizer.commands.run_context import RunContext, open_run, warn_of_space_file
 from optimizer.commands.sampler_choice import Strategies
-from optimizer.commands.worker import (
-    OpenServedWorker,
-    chosen_slots,
-    idle_gpus_note,
-    require_space_of_slot,
-)
+from optimizer.commands.trial_site import TrialSite, open_site
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -40,10 +36,10 @@ from optimizer.export.bundle.repository import (
 )
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine
-from optimizer.machine.slots import MachineSlots
+from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
-from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.evaluator import PhaseEvaluator
 from optimizer.search.loop import SearchLoop
 from optimizer.search.prepare import Prepared
 from optimizer.search.published_grid import published_positions
@@ -53,7 +49,6 @@ from optimizer.search.winner_phase import (
     WinnerTest,
     reserved_seconds,
 )
-from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
@@ -98,6 +93,7 @@ class RunOptions:
     gpus: str | None = None
     slots: int | None = None
     max_disturbance_percent: float | None = None
+    cluster: ClusterChoice | None = None
     results: Path = Path("results")
     cache: Path | None = None
 
@@ -124,11 +120,13 @@ class RunResult:
 def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     """Start or resume a study, and run it to its end."""
     started = time.monotonic()
-    slots = _slots(options)
-    read = open_space(options.space, hardware=slots.hardware if slots is not None else None)
-    space = _with_options(read, options)
-    if slots is not None:
-        require_space_of_slot(space, slots)
+    percent = options.max_disturbance_percent
+    with open_site(watch, options.cluster, options.gpus, options.slots, percent) as site:
+        return _run_at(site, options, watch, started)
+
+
+def _run_at(site: TrialSite, options: RunOptions, watch: Watcher, started: float) -> RunResult:
+    space = _with_options(site.read_space(options.space), options)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
     note = _note_of_sampler(options, space)
@@ -136,10 +134,12 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         options = replace(options, sampler=_WITHOUT_SIMULATOR)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
-    def check(machine: Machine) -> None:
-        require_packages(space, SAMPLER_PACKAGES[options.chosen_sampler])
+    def require(own: Space) -> tuple[Slot, Machine]:
+        slot, machine = site.require_machine(own, directory)
+        require_packages(own, SAMPLER_PACKAGES[options.chosen_sampler])
         if options.warm_start is not None and not directory.trials.read_all():
-            _require_reusable(options.results, options.warm_start, space, machine)
+            _require_reusable(options.results, options.warm_start, own, machine)
+        return slot, machine
 
     with open_run(
         space,
@@ -148,31 +148,20 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         _REMEDY.format(directory.name),
         seed=options.seed,
         extra_limits_ms=options.extra_limits_ms,
-        slots=slots,
-        check=check,
-    ) as context:
+        require=require,
+    ) as locked:
+        context = replace(locked, slots=site.slots)
         summary = finished_summary(
             directory, space.budget, options.chosen_sampler, options.winner_tests
         )
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
-            for each in (note, idle_gpus_note(space) if slots is None else None):
+            for each in (note, site.note(space)):
                 if each is not None:
                     watch_all(each)
-            summary = _Study(options, context, watch_all).run(started)
+            summary = _Study(options, context, site, watch_all).run(started)
             return RunResult(directory, summary, was_finished=False)
-
-
-def _slots(options: RunOptions) -> MachineSlots | None:
-    """Return the slots for trials at the same time; None where trials run one at a time."""
-    slots = chosen_slots(options.gpus, options.slots)
-    if options.max_disturbance_percent is not None and slots is None:
-        raise UsageError(
-            "--max-disturbance: needs trials at the same time, by --gpus or --slots 2 or more; got "
-            f"{options.max_disturbance_percent:g}"
-        )
-    return slots
 
 
 def _with_options(space: Space, options: RunOptions) -> Space:
@@ -245,9 +234,12 @@ def _require_reusable(results: Path, name: str, space: Space, machine: Machine) 
 class _Study:
     """One run of a study: its parts, joined, and its phases in their order."""
 
-    def __init__(self, options: RunOptions, run: RunContext, watch: Watcher) -> None:
+    def __init__(
+        self, options: RunOptions, run: RunContext, site: TrialSite, watch: Watcher
+    ) -> None:
         self._options = options
         self._run = run
+        self._site = site
         self._space = run.space
         self._directory = run.directory
         self._context = run.study_context
@@ -271,7 +263,7 @@ class _Study:
         return summary
 
     def _phases(self, started: float, shown: DashboardStudy) -> StudySummary:
-        with self._run.evaluator(self._watch) as (evaluator, prepared):
+        with self._site.evaluator(self._run, self._watch) as (evaluator, prepared):
             history = self._reuse(prepared)
             searching = time.monotonic()
             ended = self._search(evaluator, history, prepared, shown)
@@ -299,7 +291,7 @@ class _Study:
         )
 
     def _search(
-        self, evaluator: LiveEvaluator, history: History, prepared: Prepared, shown: DashboardStudy
+        self, evaluator: PhaseEvaluator, history: History, prepared: Prepared, shown: DashboardStudy
     ) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
@@ -315,12 +307,15 @@ class _Study:
         strategy = strategies.calibrated(
             self._options.chosen_sampler, evaluator, self._directory, self._watch
         )
-        with self._open_study(prepared.space, strategy) as study:
+        with (
+            self._open_study(prepared.space, strategy) as study,
+            self._site.pool(self._run, prepared, self._watch) as pool,
+        ):
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
                 study,
                 prepared.space,
-                InlinePool(evaluator, self._context.slot),
+                pool,
                 self._directory,
                 history,
                 self._context,
@@ -389,7 +384,9 @@ class _Study:
             objective_names(self._run.extra_limits_ms),
         )
 
-    def _confirm(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> Confirmed:
+    def _confirm(
+        self, evaluator: PhaseEvaluator, history: History, prepared: Prepared
+    ) -> Confirmed:
         phase = ConfirmPhase(evaluator, self._directory, self._context, self._watch)
         space = prepared.space
         # A configuration whose model file a resumed study has lost cannot be measured again.
@@ -400,7 +397,7 @@ class _Study:
 
     def _measure_winner(
         self,
-        evaluator: LiveEvaluator,
+        evaluator: PhaseEvaluator,
         history: History,
         confirmed: Confirmed,
         search_seconds: float,

@@ -29,7 +29,6 @@ from optimizer.study.events import StepStarted, Watcher
 from optimizer.triton.session import ModelFiles, ServingSession, files_of
 from optimizer.workload.streams import Workload
 
-
 _Result = TypeVar("_Result")
 
 WinnerTestFunction: TypeAlias = Callable[["LiveEvaluator", ServingConfig, float, float], _Result]
@@ -74,7 +73,7 @@ class Confirmer(Protocol):
 class WinnerTester(Protocol):
     """Measures the winner of a search further."""
 
-    def test_winner(
+    def run_winner_test(
         self,
         test: WinnerTestFunction[_Result],
         config: ServingConfig,
@@ -90,6 +89,10 @@ class WinnerTester(Protocol):
         Raises:
             TrialFailure: the server is stopped.
         """
+
+
+class PhaseEvaluator(Evaluator, Confirmer, WinnerTester, Protocol):
+    """What the phases of a run measure with, one configuration at a time."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +166,14 @@ class LiveEvaluator:
             config, lambda run: certify_load(run, self.workload, protocol, outstanding, task)
         )
 
-    def test_winner(
+    def run_winner_test(
         self,
         test: WinnerTestFunction[_Result],
         config: ServingConfig,
         load_factor: float,
         seconds: float,
     ) -> _Result:
-        """Measure the winner further, see `WinnerTester.test_winner`."""
+        """Measure the winner further, see `WinnerTester.run_winner_test`."""
         return test(self, config, load_factor, seconds)
 
     def serve_and_measure(

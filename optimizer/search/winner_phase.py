@@ -123,7 +123,7 @@ class WinnerPhase:
 
     def _measure(self, test: WinnerTest, winner: Candidate, seconds: float) -> None:
         task = winner.config, winner.measurement.load_factor, seconds
-        run = self._evaluator.test_winner
+        run = self._evaluator.run_winner_test
         match test:
             case "cold-start":
                 self._directory.cold_start.write(run(measure_cold_start, *task))

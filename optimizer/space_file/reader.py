@@ -136,7 +136,9 @@ def load_space(
         RequirementError: the file asks for GPUs that the machine lacks.
     """
     document = _read_yaml(path)
-    section = _validated(document, path, prices, lambda: _mistakes_beside_others(document, hardware))
+    section = _validated(
+        document, path, prices, lambda: _mistakes_beside_others(document, hardware)
+    )
     section = _with_one_price(section, path, accelerator_type)
     host, gpus = section.server.to_value(path.parent), _gpus(section.server, hardware)
     targets = {name: own.to_value(name, path.parent) for name, own in section.models.items()}
@@ -165,7 +167,9 @@ def study_with_prices(
     section = _validated(_read_yaml(path), path, prices)
     listed = getattr(section.price, "by_accelerator", {})
     if missing := [each for each in accelerator_types if each not in listed]:
-        rule = f"must have a price for each type of accelerator, and has none for {', '.join(missing)}"
+        rule = (
+            f"must have a price for each type of accelerator, and has none for {', '.join(missing)}"
+        )
         raise SpaceFileError(path, [Mistake("price.by_accelerator", rule)])
     return section.study
 
@@ -198,7 +202,9 @@ def _with_one_price(
         return section
     prices = section.price.by_accelerator
     if accelerator_type not in prices:
-        has = f"has none for {accelerator_type}" if accelerator_type else "is for a Ray cluster alone"
+        has = (
+            f"has none for {accelerator_type}" if accelerator_type else "is for a Ray cluster alone"
+        )
         rule = f"must have the price of the machine, and {has}: give it, or price.instance_type"
         raise SpaceFileError(path, [Mistake("price.by_accelerator", rule, ", ".join(prices))])
     return section.model_copy(update={"price": prices[accelerator_type]})

@@ -23,7 +23,7 @@ from optimizer.files.arrival_trace import read_trace
 from optimizer.space_file.mistakes import short
 from optimizer.space_file.model_schema import LimitSection, ModelSection
 from optimizer.space_file.parameter_schema import OLD_KEYS, ParametersSection
-from optimizer.space_file.price_schema import PriceChoice, PriceSection
+from optimizer.space_file.price_schema import PriceChoice
 from optimizer.space_file.section import (
     Count,
     Duration,

@@ -1,12 +1,10 @@
 """A Ray cluster of several nodes on this machine, and what runs on them.
 
-Each node is a raylet of its own, with its own worker processes. The machine's cores are the same for
-all, and custom resources stand in for accelerators.
+Each node is a raylet with worker processes of its own. All share the machine's cores, and custom resources stand in for accelerators.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -85,5 +85,7 @@ def test_a_gpu_that_the_machine_does_not_have_is_an_error_with_those_it_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_nvml.install(monkeypatch, {"GPU-a": fake_nvml.Card()})
-    with pytest.raises(RequirementError, match="Ray gave GPU 3 to the worker; the machine has GPU-a"):
+    with pytest.raises(
+        RequirementError, match="Ray gave GPU 3 to the worker; the machine has GPU-a"
+    ):
         slot_on_this_node(slot_of(), ["3"])

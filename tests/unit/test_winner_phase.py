@@ -28,10 +28,10 @@ CONFIG = SPACE.config(SPACE.baseline)
 WINNER = found_by(record_of(0, CONFIG, ok(100.0))).candidate
 
 
-class Tester:
+class NoServer:
     """Runs tests that are replaced by functions without an evaluator."""
 
-    def test_winner(self, test: Callable[..., Any], *task: Any) -> Any:
+    def run_winner_test(self, test: Callable[..., Any], *task: Any) -> Any:
         return test(None, *task)
 
 
@@ -55,7 +55,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def run(folder: Path, *asked_for: Any, measured: float = 0.0, left: float = 1e4) -> list[Event]:
     events: list[Event] = []
-    phase = WinnerPhase(Tester(), StudyDirectory(folder), events.append)
+    phase = WinnerPhase(NoServer(), StudyDirectory(folder), events.append)
     phase.run(WINNER, asked_for, measured, left)
     return events
 
