@@ -97,8 +97,8 @@ class RayActors:
         finish: Callable[[CallEnd], None],
     ) -> None:
         """Start a call of a method of `NodeWorker`, whose end is given to `finish`."""
-        remote = getattr(member.actor, method).options(num_returns="streaming")
-        member.stream, member.finish = remote.remote(*arguments), finish
+        member.stream = getattr(member.actor, method).remote(*arguments)
+        member.finish = finish
 
     def advance(self, seconds: float) -> None:
         """Wait until a worker tells something, and handle it; look after the workers."""
@@ -161,12 +161,11 @@ class RayActors:
         member.finish(end)
 
     def _lose(self, member: Member, error: RayError) -> None:
-        member.stage, member.losses = "lost", member.losses + 1
-        self._renewed = -_RENEW_SECONDS
-        alive = member.slot.node_id in {slot.node_id for slot in self._offered()}
-        what = "its process ended" if alive else f"node {member.slot.node} is gone"
-        detail = str(error).strip().splitlines()
-        self._finish(member, Lost(f"{what} (Ray: {detail[0] if detail else type(error).__name__})"))
+        """Forget an actor. Its node may be gone too, which Ray knows some seconds later."""
+        ray.kill(member.actor)
+        member.losses += member.stage != "starting"
+        member.stage = "lost"
+        self._finish(member, Lost(f"its process or its node is gone (Ray: {type(error).__name__})"))
 
     def _renew(self) -> None:
         """Start workers on new slots, and those that were lost again where their slot is."""

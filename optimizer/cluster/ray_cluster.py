@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import current_thread, main_thread
 from typing import Any
 
 import ray
@@ -76,8 +78,12 @@ def connected(address: str) -> Iterator[None]:
             f"--cluster: must be auto or HOST:PORT; got {address}, the address of Ray's client: "
             "start the run on a node of the cluster, for example with `ray job submit`"
         )
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        if current_thread() is main_thread():
+            # Ray replaces the handler, and a run would end without its message.
+            signal.signal(signal.SIGTERM, handler)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"--cluster: no Ray cluster can be used at {address}; start one with "

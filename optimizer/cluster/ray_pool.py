@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from optimizer.cluster.ray_actors import CallEnd, Lost, Member, RayActors, Stage
@@ -20,7 +21,7 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.worker_pool import Task, TaskEnd, WorkerState
-from optimizer.study.events import Event, Note, Watcher
+from optimizer.study.events import Event, Note, Watcher, WorkerLost, WorkersStarted
 
 _STEP_SECONDS = 1.0
 _PATIENCE_SECONDS = 600.0
@@ -49,6 +50,7 @@ class RayPool:
         self._actors = RayActors(offered, self._started, self._tell)
         self._opening: OpenOnNode | None = None
         self._ends = deque[TaskEnd]()
+        self._announced: set[str] | None = None
         self.watch = watch
 
     def __enter__(self) -> RayPool:
@@ -71,6 +73,16 @@ class RayPool:
             WorkerState(name, f"node {member.slot.node}", member.task, member.losses)
             for name, member in self._actors.members.items()
         ]
+
+    @contextmanager
+    def searching(self) -> Iterator[RayPool]:
+        """Tell of workers as they become idle or are lost, within the block."""
+        self._announced = set()
+        self._announce()
+        try:
+            yield self
+        finally:
+            self._announced = None
 
     def submit(self, task: Task) -> None:
         """Have an idle worker run a task. Raises ValueError without an idle worker."""
@@ -145,6 +157,23 @@ class RayPool:
     def _tell(self, event: Event) -> None:
         self.watch(event)
 
+    def _announce(self) -> None:
+        """Tell of the idle workers of which nobody has been told."""
+        if self._announced is None:
+            return
+        idle = {each.slot.name: f"node {each.slot.node}" for each in self._actors.in_stage("idle")}
+        new = {name: node for name, node in idle.items() if name not in self._announced}
+        if new:
+            self._announced |= set(new)
+            self.watch(WorkersStarted(new))
+
+    def _tell_of_loss(self, member: Member, reason: str, task: Task | None = None) -> None:
+        name = member.slot.name
+        if self._announced is not None and name in self._announced:
+            self.watch(WorkerLost(name, task.number if task is not None else None, reason))
+        if task is None:
+            self.watch(Note(f"worker {name} was lost: {reason}", warning=True))
+
     def _on_one(self, stage: Stage, method: str, *arguments: Any) -> tuple[Member, Any]:
         """Call the first worker in a stage; the next one when it is lost."""
         reason = ""
@@ -160,8 +189,7 @@ class RayPool:
                 case Raised(error):
                     raise error
                 case Lost(reason):
-                    text = f"worker {member.slot.name} was lost and its work begins again: {reason}"
-                    self.watch(Note(text, warning=True))
+                    self._tell_of_loss(member, reason)
         raise RunError(f"{_LOSSES} workers were lost one after the other; the last one: {reason}")
 
     def _first(self, stage: Stage) -> Member:
@@ -182,11 +210,11 @@ class RayPool:
             match end:
                 case Returned():
                     member.stage = "idle"
+                    self._announce()
                 case Raised(error):
                     self._actors.refuse(member, str(error))
                 case Lost(reason):
-                    text = f"worker {member.slot.name} was lost while it started: {reason}"
-                    self.watch(Note(text, warning=True))
+                    self._tell_of_loss(member, reason)
 
         member.stage = "opening"
         self._actors.call(member, "open", (self._opening,), opened)
@@ -201,4 +229,5 @@ class RayPool:
             case Raised(error):
                 raise error
             case Lost(reason):
+                self._tell_of_loss(member, reason, task)
                 self._ends.append(TaskEnd(task, name, None, lost=reason))

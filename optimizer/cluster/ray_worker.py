@@ -92,7 +92,7 @@ class NodeWorker:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
         """Run `function(context, *arguments)` on the node."""
-        return self._stream(lambda: function(self._node_context(), *arguments))
+        yield from self._stream(lambda: function(self._node_context(), *arguments))
 
     def open(self, opening: OpenOnNode) -> Iterator[Any]:
         """Open what evaluates; return the opening's value."""
@@ -101,7 +101,7 @@ class NodeWorker:
             self._evaluator, value = self._stack.enter_context(opening(self._node_context()))
             return value
 
-        return self._stream(run)
+        yield from self._stream(run)
 
     def evaluate(self, function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
         """Run `function(evaluator, slot, *arguments)` on the node."""
@@ -109,7 +109,7 @@ class NodeWorker:
         def run() -> Any:
             return function(self._evaluator, self._node_context().slot, *arguments)
 
-        return self._stream(run)
+        yield from self._stream(run)
 
     def close(self) -> None:
         """Stop the server and the load client."""

@@ -142,7 +142,8 @@ class ClusterNodes:
     def pool(self, run: RunContext, prepared: Prepared, watch: Watcher) -> Iterator[WorkerPool]:
         """Yield the pool of all workers, which have been opened."""
         del run, prepared, watch
-        yield self._pool
+        with self._pool.searching() as pool:
+            yield pool
 
 
 def _hardware(node: NodeContext) -> Hardware:

@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine, and what runs on them.
 
-Each node is a raylet with worker processes of its own. All share the machine's cores, and custom resources stand in for accelerators.
+Each node is a raylet with worker processes of its own. All share the machine's cores, and custom
+resources stand in for accelerators.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from optimizer.cluster.worker_process import MARK
+from tests.e2e.running import wait_until
 
 _TEMPORARY = "TMPDIR"
 
@@ -45,6 +47,11 @@ class RayNodes:
         """End a node as a power cut does, as far as its own processes go."""
         self._cluster.remove_node(self._nodes.pop(name), allow_graceful=False)
 
+    def kill_all_but(self, name: str) -> None:
+        """End all nodes but one."""
+        for other in set(self._nodes) - {name}:
+            self.kill(other)
+
     def end(self) -> None:
         self._cluster.shutdown()
 
@@ -58,6 +65,10 @@ class RayNodes:
             except psutil.Error:
                 continue
         return marked
+
+    def wait_for_no_trial(self) -> None:
+        """Wait until nothing of a trial runs."""
+        wait_until(lambda: not self.processes_of_trials(), f"ended: {self.processes_of_trials()}")
 
 
 @contextmanager
