@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,10 +18,18 @@ from optimizer.analysis.summary import (
     summarise,
     write_summary,
 )
+from optimizer.cluster.disturbance import CheckedSlots
+from optimizer.cluster.local_slots import LocalSlots
 from optimizer.commands.finished_study import finished_summary
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import require_one_limit, search_protocol
-from optimizer.commands.run_context import RunContext, open_run, open_space, warn_of_space_file
+from optimizer.commands.run_context import (
+    RunContext,
+    open_run,
+    open_space,
+    require_machine,
+    warn_of_space_file,
+)
 from optimizer.commands.sampler_choice import Strategies
 from optimizer.commands.worker import (
     OpenServedWorker,
@@ -40,7 +50,7 @@ from optimizer.export.bundle.repository import (
 )
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine
-from optimizer.machine.slots import MachineSlots
+from optimizer.machine.slots import MachineSlots, Slot
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
@@ -53,7 +63,7 @@ from optimizer.search.winner_phase import (
     WinnerTest,
     reserved_seconds,
 )
-from optimizer.search.worker_pool import InlinePool
+from optimizer.search.worker_pool import InlinePool, WorkerPool
 from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
@@ -136,10 +146,12 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         options = replace(options, sampler=_WITHOUT_SIMULATOR)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
-    def check(machine: Machine) -> None:
+    def require(space: Space) -> tuple[Slot, Machine]:
+        slot, machine = require_machine(space, slots)
         require_packages(space, SAMPLER_PACKAGES[options.chosen_sampler])
         if options.warm_start is not None and not directory.trials.read_all():
             _require_reusable(options.results, options.warm_start, space, machine)
+        return slot, machine
 
     with open_run(
         space,
@@ -148,9 +160,9 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         _REMEDY.format(directory.name),
         seed=options.seed,
         extra_limits_ms=options.extra_limits_ms,
-        slots=slots,
-        check=check,
-    ) as context:
+        require=require,
+    ) as opened:
+        context = replace(opened, slots=slots)
         summary = finished_summary(
             directory, space.budget, options.chosen_sampler, options.winner_tests
         )
@@ -294,7 +306,7 @@ class _Study:
         return TrialFiles(
             shown,
             lambda config: config_texts(config, files_of(config, prepared.files), self._templates),
-            self._directory.server_log,
+            self._directory.server_log_of,
             self._watch,
         )
 
@@ -315,12 +327,15 @@ class _Study:
         strategy = strategies.calibrated(
             self._options.chosen_sampler, evaluator, self._directory, self._watch
         )
-        with self._open_study(prepared.space, strategy) as study:
+        with (
+            self._open_study(prepared.space, strategy) as study,
+            self._pool(evaluator, prepared) as pool,
+        ):
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
                 study,
                 prepared.space,
-                InlinePool(evaluator, self._context.slot),
+                pool,
                 self._directory,
                 history,
                 self._context,
@@ -331,6 +346,26 @@ class _Study:
             first = self._enqueued(prepared.space)
             budget = self._search_budget()
             return loop.run(budget, strategy.advise, spent_seconds, first, strategy.explain)
+
+    @contextmanager
+    def _pool(self, evaluator: LiveEvaluator, prepared: Prepared) -> Iterator[WorkerPool]:
+        """Yield the workers of the search: this process, or one on each slot."""
+        slots = self._run.slots.slots if self._run.slots is not None else ()
+        if len(slots) < 2:
+            yield InlinePool(evaluator, self._context.slot)
+            return
+        # The slot of this process is that of the first worker now.
+        evaluator.session.stop()
+        most = self._options.max_disturbance_percent
+        open_worker = OpenServedWorker(self._run, prepared.files)
+        with LocalSlots(open_worker, slots, self._watch) as workers:
+            yield CheckedSlots(
+                workers,
+                prepared.space.config(prepared.space.baseline),
+                self._directory,
+                self._watch,
+                most / 100 if most is not None else None,
+            )
 
     def _search_budget(self) -> Budget:
         """Return the budget without the time that is left for measuring the winner."""

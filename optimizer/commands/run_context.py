@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,10 +18,10 @@ from optimizer.commands.called_models import source_from_server
 from optimizer.commands.hosts import launch_with, require_host
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
+from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.hosting import RemoteHost
 from optimizer.configuration.parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
 from optimizer.configuration.runtimes import HOSTED_PACKAGE, STEP_RUNTIMES
-from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import Mistake, SpaceChangedError, SpaceFileError, UsageError
@@ -273,8 +273,7 @@ def open_run(
     *,
     seed: int = 0,
     extra_limits_ms: tuple[float, ...] | None = None,
-    slots: MachineSlots | None = None,
-    check: Callable[[Machine], None] = lambda _: None,
+    require: Callable[[Space], tuple[Slot, Machine]] | None = None,
 ) -> Iterator[RunContext]:
     """Check the machine, lock the directory, and check that its space and machine are the same.
 
@@ -282,21 +281,19 @@ def open_run(
         cache: folder of the artefact cache, see `cache_folder`.
         remedy: what to do about another space, the end of the message.
         extra_limits_ms: see `RunContext`; None where they do not distinguish a study.
-        slots: see `RunContext`.
-        check: further checks, before anything is written.
+        require: checks the machine before anything is written; by default `require_machine`.
 
     Raises:
         RequirementError: the machine, the image or the server lacks something.
         SpaceChangedError: the directory is of another space or machine.
         StudyBusyError: another process holds the directory.
     """
-    slot, machine = require_machine(space, slots)
+    slot, machine = (require or require_machine)(space)
     require_packages(space)
-    check(machine)
     with directory.locked():
         require_same_space(directory, space, machine, remedy, extra_limits_ms)
         yield RunContext(
-            space, directory, cache_folder(cache), slot, machine, seed, extra_limits_ms or (), slots
+            space, directory, cache_folder(cache), slot, machine, seed, extra_limits_ms or ()
         )
 
 
