@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from optimizer.configuration.serving_config import ServingConfig
-from optimizer.search.worker_pool import Task, TaskEnd, WorkerPool
+from optimizer.search.worker_pool import Task, TaskEnd, TaskKind, WorkerPool
 
 
 def tasks_of(config: ServingConfig, count: int) -> list[Task]:
     """Different tasks of one configuration, of every kind in turn."""
-    kinds = ("evaluate", "saturate", "calibrate")
+    kinds: tuple[TaskKind, ...] = ("evaluate", "saturate", "calibrate")
     tasks = [Task(number, 1, config) for number in range(count)]
     return [replace(task, kind=kinds[task.number % 3]) for task in tasks]
 
