@@ -99,7 +99,7 @@ def _resources(
 )  # fmt: skip
 @click.option(
     "--max-disturbance", "max_disturbance_percent", type=Percent(100), metavar="PERCENT",
-    help="Run one trial at a time again where trials at the same time slow each other down by more.",
+    help="Go back to one trial at a time where trials slow each other down by more.",
 )  # fmt: skip
 @click.option(
     "--cluster", metavar="auto|HOST:PORT",

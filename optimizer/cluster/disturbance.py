@@ -20,7 +20,7 @@ SECONDS_BETWEEN = 3600.0
 
 
 class CheckedSlots:
-    """A `WorkerPool` of slots on which trials go back to one at a time where they disturb each other.
+    """A `WorkerPool` that goes back to one trial at a time where trials disturb each other.
 
     Args:
         baseline: that is saturated.
@@ -81,12 +81,11 @@ class CheckedSlots:
         alone, together = self._slots.next_end(), self._slots.run_together(task)
         assert alone is not None, "a task was submitted"
         ends = [alone, *together]
-        first, *rates = [rate for end in ends for rate in _rates(end)] or [None]
-        if first is None or len(rates) < len(together):
-            reason = next(_why_not(end) for end in ends if not _rates(end))
-            text = f"whether trials disturb each other could not be measured: {reason}"
+        if failed := [_why_not(end) for end in ends if not _rates(end)]:
+            text = f"whether trials disturb each other could not be measured: {failed[0]}"
             self._watch(Note(text, warning=True))
             return
+        first, *rates = [rate for end in ends for rate in _rates(end)]
         check = DisturbanceCheck(time.time(), first, tuple(rates))
         self._file.add(check)
         self._judge(check)

@@ -18,13 +18,14 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Self
 
-from optimizer.cluster.worker_process import MARK, Go, Opening, OpenWorker, Order, end_leftovers
+from optimizer.cluster.worker_messages import Go, Opening, OpenWorker, Order
 from optimizer.errors import OptimizerError
+from optimizer.machine import child_shim
+from optimizer.machine.leftovers import MARK, end_leftovers
 from optimizer.machine.slots import Slot
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.search.worker_pool import Task, TaskEnd, WorkerState
@@ -58,11 +59,10 @@ class _WorkerProcess:
         self._connection, theirs = Pipe()
         # In memory: a full disk must not stop the worker. Closed in `close`.
         self._stderr = os.fdopen(os.memfd_create("worker"), "w+b")
-        command = [sys.executable, "-m", "optimizer.cluster.worker_process", str(theirs.fileno())]
         self.mark = f"{os.getpid()}-{slot.name}-{time.monotonic_ns()}"
         with theirs:
             self._popen = subprocess.Popen(
-                [*command, str(os.getpid())],
+                _command(slot, theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -118,6 +118,15 @@ class _WorkerProcess:
         self._stderr.close()
 
 
+def _command(slot: Slot, descriptor: int) -> list[str]:
+    """Return the command of a worker that keeps to the cores of its slot, and ends with us."""
+    cores = ",".join(map(str, slot.all_cores))
+    return [
+        *(sys.executable, "-I", "-S", str(child_shim.__file__), str(os.getpid()), cores, "--"),
+        *(sys.executable, "-m", "optimizer.cluster.worker_process", str(descriptor)),
+    ]
+
+
 class _Worker:
     """One worker: its slot, its process where one runs, and its task."""
 
@@ -157,7 +166,7 @@ class LocalSlots:
         self._open_worker = open_worker
         self._workers = [_Worker(slot) for slot in slots]
         self._most = len(slots)
-        self._alone: Task | None = None
+        self._alone: _Worker | None = None
         self._watch = watch
         self._inbox: _Inbox = SimpleQueue()
 
@@ -204,10 +213,12 @@ class LocalSlots:
                 f"a task may be submitted to an idle worker only; {len(self._running)} of "
                 f"{self._most} run one"
             )
+        idle = [each for each in self._workers if each.task is None]
+        worker = min(idle, key=lambda each: each.losses)
         if task.kind == "evaluate":
-            self._order(self._next_worker(), Order(task))
+            self._order(worker, Order(task))
         else:
-            self._alone = task
+            worker.task, self._alone = task, worker
             self._start_alone()
 
     def next_end(self, timeout_seconds: float | None = None) -> TaskEnd | None:
@@ -225,7 +236,7 @@ class LocalSlots:
                 return None
             end = self._take(process, message)
             if end is not None:
-                if end.task is self._alone:
+                if self._alone is not None and self._alone.task is None:
                     self._alone = None
                 self._start_alone()
                 return end
@@ -262,13 +273,11 @@ class LocalSlots:
     def _running(self) -> Sequence[_Worker]:
         return [each for each in self._workers if each.task is not None]
 
-    def _next_worker(self) -> _Worker:
-        idle = [each for each in self._workers if each.task is None]
-        return min(idle, key=lambda worker: worker.losses)
-
     def _start_alone(self) -> None:
-        if self._alone is not None and not self._running:
-            self._order(self._next_worker(), Order(self._alone))
+        """Start the run that is to be alone once nothing else runs."""
+        if self._alone is not None and len(self._running) == 1:
+            assert self._alone.task is not None, "it is kept until it ends"
+            self._order(self._alone, Order(self._alone.task))
 
     def _order(self, worker: _Worker, order: Order) -> None:
         if worker.process is None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from optimizer.cluster.worker_process import MARK, end_leftovers
 from optimizer.errors import storage_errors
+from optimizer.machine.leftovers import MARK, end_leftovers
 from optimizer.study.directory import StudyDirectory
 
 _RAY_NODE_PROCESS = "raylet"

@@ -286,7 +286,7 @@ class _Study:
         return TrialFiles(
             shown,
             lambda config: config_texts(config, files_of(config, prepared.files), self._templates),
-            self._directory.server_log,
+            self._directory.server_log_of,
             self._watch,
         )
 

@@ -285,7 +285,7 @@ def open_run(
         cache: folder of the artefact cache, see `cache_folder`.
         remedy: what to do about another space, the end of the message.
         extra_limits_ms: see `RunContext`; None where they do not distinguish a study.
-        require: checks the machine before anything is written; None for `require_machine`.
+        require: checks the machine before anything is written; by default `require_machine`.
 
     Raises:
         RequirementError: the machine, the image or the server lacks something.

@@ -152,7 +152,9 @@ def gpu_devices() -> tuple[GpuDevice, ...]:
     """
     try:
         return tuple(
-            device for number, handle in enumerate(_handles()) for device in _devices(number, handle)
+            device
+            for number, handle in enumerate(_handles())
+            for device in _devices(number, handle)
         )
     except pynvml.NVMLError as error:
         raise RequirementError(f"no NVIDIA driver answers ({error})") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -15,6 +15,7 @@ from optimizer.errors import DamagedStudyError, StudyBusyError, UsageError, stor
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.transport_costs import TransportComparison
+from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.disturbance_file import DisturbanceFile
 from optimizer.study.record_store import RecordStore
 from optimizer.study.winner_file import WinnerFile
@@ -65,10 +66,10 @@ class StudyDirectory:
         own.server_log = self.server_log.with_name(f"server.{name}.log")
         return own
 
-    def server_log_of(self, workers: Sequence[str]) -> Path:
-        """Return the log of the server that measured a trial, by the workers of its record."""
-        own = self.of_worker(workers[-1]).server_log if workers else self.server_log
-        return own if own.exists() else self.server_log
+    def server_log_of(self, record: TrialRecord) -> Path:
+        """Return the log of the server that measured a trial."""
+        own = self.of_worker(record.worker).server_log
+        return own if record.worker and own.exists() else self.server_log
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def trial_text(record: TrialRecord) -> str:
 
 def _marked(record: TrialRecord) -> str:
     """Return the worker of a trial, where several ran trials at the same time."""
-    return f"{record.workers[-1]}: " if record.workers else ""
+    return f"{record.worker}: " if record.worker else ""
 
 
 def capacity_text(measurement: Measurement) -> str:

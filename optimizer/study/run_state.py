@@ -166,15 +166,21 @@ class RunState:
                 self.regret_bound = status.regret_bound
             case TrialFinished(record, best):
                 self._end_trial(record, best)
+            case WorkersStarted() | WorkerEvent() | WorkerLost():
+                self._watch_workers(event)
+            case _:
+                self.now.watch(event)
+
+    def _watch_workers(self, event: WorkersStarted | WorkerEvent | WorkerLost) -> None:
+        match event:
             case WorkersStarted(locations):
-                self.workers = {name: RunningWorker(own) for name, own in locations.items()}
+                new = {name: RunningWorker(own) for name, own in locations.items()}
+                self.workers = {**new, **self.workers}  # one that was lost is started again
             case WorkerEvent(name, number, own):
                 self._of_worker(name, number).watch(own)
             case WorkerLost(name):
                 self.workers[name].losses += 1
                 self.workers[name].measurement = None
-            case _:
-                self.now.watch(event)
 
     def time_left(self) -> TimeLeft:
         """Return the remaining time of the phase, unless it ends early."""

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
-from optimizer.cluster.worker_process import MARK
+from optimizer.machine.leftovers import MARK
 from tests.e2e.running import wait_until
 
 _TEMPORARY = "TMPDIR"

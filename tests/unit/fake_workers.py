@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,8 @@ from tests.unit.studies import as_fast_as_it_is, bounded, four_points
 
 SPACE = four_points()
 CONFIGS = [SPACE.config(SPACE.at(row)) for row in range(len(SPACE))]
-SLOTS = [Slot((0,), (0,), (), f"slot-{n}") for n in range(3)]
+_CORES = sorted(os.sched_getaffinity(0))
+SLOTS = [Slot((own,), (own,), (), f"slot-{n}") for n in range(3) for own in [_CORES[-(n % 2)]]]
 _PATIENCE_SECONDS = 30.0
 
 
@@ -66,7 +66,7 @@ class FakeWorker:
         expected_share: float | None = None,
     ) -> Evaluation:
         self._run()
-        return as_fast_as_it_is(config)
+        return bounded(100) if prune_below is not None else as_fast_as_it_is(config)
 
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         self._run()
@@ -107,14 +107,10 @@ class OpenFakeWorker:
             self.orders.done(slot.name, "closed").touch()
 
 
-def main(folder: str) -> None:
+def hold_pool(folder: str) -> None:
     """Hold a pool of two workers, of which one is busy, until this process is killed."""
     orders = Orders(Path(folder))
     orders.give("slot-0", "hold")
     with LocalSlots(OpenFakeWorker(orders), SLOTS[:2], lambda _: None) as pool:
         pool.submit(Task(0, 1, CONFIGS[0]))
         pool.next_end()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

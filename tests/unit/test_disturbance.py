@@ -38,11 +38,22 @@ class Checked:
         return [event for event in self.events if isinstance(event, Note)]
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checked]:
+    """One pool for all tests: a process takes seconds to start."""
+    folder, events = tmp_path_factory.mktemp("shared"), list[Event]()
+    with LocalSlots(OpenFakeWorker(Orders(folder)), SLOTS[:2], lambda _: None) as slots:
+        yield Checked(folder, slots, events)
+
+
 @pytest.fixture
-def checked(tmp_path: Path) -> Iterator[Checked]:
-    events: list[Event] = []
-    with LocalSlots(OpenFakeWorker(Orders(tmp_path)), SLOTS[:2], events.append) as slots:
-        yield Checked(tmp_path, slots, events)
+def checked(shared: Checked, tmp_path: Path) -> Iterator[Checked]:
+    shared.events.clear()
+    shared.directory = StudyDirectory(tmp_path / "study")
+    shared.slots._most = 2
+    yield shared
+    while shared.slots.next_end(60) is not None:
+        pass
 
 
 def test_the_baseline_is_measured_alone_and_on_all_before_the_first_trial(checked: Checked) -> None:
@@ -93,11 +104,9 @@ def test_above_the_limit_it_goes_back_to_one_trial_at_a_time(
 
 
 def test_every_hour_the_running_trials_are_waited_for_and_it_is_checked_again(
-    checked: Checked, monkeypatch: pytest.MonkeyPatch
+    checked: Checked,
 ) -> None:
-    checked.orders.give("slot-0", "hold")
     pool = checked.pool()
-    checked.orders.release("slot-0")
     pool.submit(Task(0, 1, CONFIGS[1]))
     assert pool.idle == 1
     pool._due_at = 0.0

@@ -149,9 +149,10 @@ def test_a_node_without_usable_cores_makes_no_difference(
     slots = gpu_slots("all", EIGHT_RTX_4090.sysfs(tmp_path))
     assert_equal_and_apart(slots)
     assert ranges(slots)[7] == "7,119"
+    EIGHT_RTX_4090.install(monkeypatch, cores_allowed="0-3,112-115")
+    topology = EIGHT_RTX_4090.sysfs(tmp_path)
     with pytest.raises(UsageError, match="8 of them share the 4 of cores 0-3,112-115: name fewer"):
-        EIGHT_RTX_4090.install(monkeypatch, cores_allowed="0-3,112-115")
-        gpu_slots("all", EIGHT_RTX_4090.sysfs(tmp_path))
+        gpu_slots("all", topology)
 
 
 def test_without_sysfs_all_cores_are_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

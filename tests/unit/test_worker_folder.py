@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from optimizer.cluster.worker_folder import end_orphans, worker_folder
-from optimizer.cluster.worker_process import MARK
+from optimizer.machine.leftovers import MARK
 
 _WORKER = """
 import os, subprocess, sys
