@@ -18,6 +18,10 @@ from optimizer.errors import UsageError
 _ACCELERATOR_TYPE = "accelerator_type:"
 """Prefix of the resource by which Ray names the accelerators of a node."""
 
+_KEEP_CHILDREN = {"RAY_kill_child_processes_on_worker_exit": "0"}
+"""Ray would kill the server of a worker that ends, and leave the processes of its Python models.
+The kernel has the server end properly instead, see `optimizer.machine.child_shim`."""
+
 
 @dataclass(frozen=True)
 class NodeSlot:
@@ -57,6 +61,7 @@ class NodeSlot:
             # A lost worker is started again by the pool, which runs its task elsewhere meanwhile.
             "max_restarts": 0,
             "max_task_retries": 0,
+            "runtime_env": {"env_vars": _KEEP_CHILDREN},
         }
 
 

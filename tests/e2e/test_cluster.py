@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.errors import RequirementError
+from optimizer.machine.slots import Slot, local_slot
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.worker_pool import Task
 from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, Note, WorkerLost
 from optimizer.study.optuna_storage import open_storage
+from tests.contracts.worker_pool import WorkerPoolContract, all_ends
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 from tests.e2e.running import ROOT, wait_until
+from tests.unit.studies import small_space
+from tests.unit.tables import recorded_table
 
 pytest.importorskip("ray")
 
+from optimizer.cluster.ray_cluster import connected, offered_slots
+from optimizer.cluster.ray_evaluator import RayEvaluator
+from optimizer.cluster.ray_pool import RayPool
+from optimizer.cluster.ray_worker import NodeContext
 from tests.e2e.ray_nodes import RayNodes, ray_nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+SPACE = small_space()
 NAMES = ("tiny-T4", "tiny-A10G")
+PATIENCE = 240.0
 DELAYS = [60_000 * number for number in range(8)]
 
 
@@ -104,9 +125,9 @@ def test_a_search_survives_the_loss_of_a_node_and_of_its_coordinator(
     options = ("--cluster", nodes.address, "--sampler", "grid")
 
     first = start(space, *options)
-    first.wait_for("three: saturation:")
+    first.wait_for("three: saturation:", PATIENCE)
     nodes.kill("three")
-    first.wait_for("worker three was lost")
+    first.wait_for("worker three was lost", PATIENCE)
     wait_until(lambda: any(len(r.workers) > 1 for r in records_of(study)), "its trial")
     assert first.process.poll() is None
     before = content_of(study)
@@ -115,7 +136,7 @@ def test_a_search_survives_the_loss_of_a_node_and_of_its_coordinator(
 
     nodes.add("three")
     again = start(space, *options)
-    assert again.process.wait(200) == 0, again.errors
+    assert again.process.wait(PATIENCE) == 0, again.errors
     nodes.wait_for_no_trial()
 
     records = records_of(study)
@@ -150,7 +171,7 @@ def test_each_type_of_accelerator_has_a_study_of_its_own(
 
     content["price"]["by_accelerator"]["A10G"] = {"instance_type": "two", "usd_per_hour": 1.0}
     run = start(tiny.write_space(tmp_path, content), *options)
-    assert run.process.wait(200) == 0, run.errors
+    assert run.process.wait(PATIENCE) == 0, run.errors
     assert "tiny-T4: " in run.output
     assert "tiny-A10G: " in run.output
     studies = {name: StudyDirectory(tmp_path / "results" / name) for name in NAMES}
@@ -162,3 +183,96 @@ def test_each_type_of_accelerator_has_a_study_of_its_own(
     assert recommended.wait() == 0, recommended.errors
     assert "one" in recommended.output
     assert "two" in recommended.output
+
+
+@dataclass(frozen=True)
+class OpenRecorded:
+    """Opens an evaluator that answers from a table, as on every node."""
+
+    node_that_differs: str = ""
+
+    @contextmanager
+    def __call__(self, node: NodeContext) -> Iterator[tuple[RecordedEvaluator, str]]:
+        if node.slot.name == self.node_that_differs:
+            raise RequirementError("it is of another kind: cpu is B, the study's is A")
+        yield RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0)), node.slot.name
+
+
+def process_id(_: RecordedEvaluator, __: Slot) -> int:
+    return os.getpid()
+
+
+@pytest.fixture(scope="class")
+def connection(head: RayNodes) -> Iterator[None]:
+    head.add("four")
+    with connected(head.address):
+        yield
+    head.kill_all_but("one")
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+def advance_until(pool: RayPool, condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"{what}: {pool.workers}"
+        pool._actors.advance(0.5)
+
+
+@pytest.mark.usefixtures("connection")
+class TestRayPool(WorkerPoolContract):
+    @pytest.fixture
+    def pool(self, events: list[Event]) -> Iterator[RayPool]:
+        with RayPool(lambda: offered_slots({}, None), events.append) as pool:
+            pool.open_one(OpenRecorded())
+            pool.open_others(OpenRecorded())
+            advance_until(pool, lambda: pool.idle == 2, "two idle workers")
+            yield pool
+
+    @pytest.fixture
+    def config(self) -> ServingConfig:
+        return SPACE.config(SPACE.baseline)
+
+    def test_a_worker_that_dies_loses_its_task_and_is_started_again(
+        self, pool: RayPool, config: ServingConfig, events: list[Event]
+    ) -> None:
+        with pool.searching():
+            os.kill(pool.evaluate(process_id), signal.SIGKILL)
+            pool.submit(Task(7, 1, config))
+            end = pool.next_end(PATIENCE)
+            assert end is not None
+            assert (end.task.number, end.evaluation) == (7, None)
+            assert "its process or its node is gone" in end.lost
+            lost = [event for event in events if isinstance(event, WorkerLost)]
+            assert [(event.worker, event.number) for event in lost] == [(end.worker, 7)]
+            advance_until(pool, lambda: pool.idle == 2, "the worker again")
+            assert {each.name: each.losses for each in pool.workers}[end.worker] == 1
+            assert all_ends(pool) == []
+
+    def test_alone_it_measures_on_another_worker_where_one_is_lost(
+        self, pool: RayPool, config: ServingConfig
+    ) -> None:
+        os.kill(pool.evaluate(process_id), signal.SIGKILL)
+        evaluation = RayEvaluator(pool).saturate(config, local_slot())
+        assert evaluation.outcome == "bounded"
+
+    def test_a_node_of_another_kind_takes_no_part_and_is_named(self, events: list[Event]) -> None:
+        opening = OpenRecorded(node_that_differs="four")
+        with RayPool(lambda: offered_slots({}, None), events.append) as pool:
+            advance_until(pool, lambda: len(pool.workers) == 2, "two workers")
+            with pytest.raises(RequirementError) as refused:
+                pool.on_a_node(_nothing, refuse=lambda _: "it is of another kind")
+            assert "no node of the cluster runs a worker" in str(refused.value)
+            assert "four: it is of another kind" in str(refused.value)
+        with RayPool(lambda: offered_slots({}, None), events.append) as pool:
+            pool.open_others(opening)
+            advance_until(pool, lambda: pool.idle == 1 == len(pool.workers), "one worker")
+        text = "node four takes no part: it is of another kind: cpu is B, the study's is A"
+        assert Note(text, warning=True) in events
+
+
+def _nothing(_: NodeContext) -> None:
+    """Return nothing."""
