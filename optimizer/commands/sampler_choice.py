@@ -61,7 +61,7 @@ class Strategies:
         forecaster = forecaster_of(self.space, self.workload, concurrency, self.seed)
         learnt = LearntForecast(forecaster, calibration, self.workload)
         opened = learnt.open_rows(self.space)
-        for idle in opened.idle if opened is not None else ():
+        for idle in opened.idle:
             watch(Note(idle.text))
         return self._strategy(sampler, learnt, opened)
 

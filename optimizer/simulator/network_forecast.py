@@ -18,7 +18,7 @@ from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.simulator.execution_layout import ExecutionLayout, saturated_levels
-from optimizer.simulator.forecast import Forecast, Forecaster, refined
+from optimizer.simulator.forecast import Forecast, Forecaster, ModelForecaster, refined
 from optimizer.simulator.network import Contention, Network
 from optimizer.simulator.network_estimate import BatcherTimes, ClosedForm, closed_form
 from optimizer.simulator.prediction import predict_capacity, predict_saturation
@@ -67,15 +67,15 @@ def forecaster_of(
     workload: Workload,
     concurrency: Callable[[ServingConfig], int],
     seed: int,
-) -> Forecaster | NetworkForecaster:
+) -> Forecaster:
     """Return the forecaster of a space: a cheaper one where a single model executes requests."""
     if len(space.models) == 1:
-        return Forecaster(space, workload, concurrency, partial(simulated_estimate, seed=seed))
+        return ModelForecaster(space, workload, concurrency, partial(simulated_estimate, seed=seed))
     return NetworkForecaster(space, workload, concurrency, seed)
 
 
-class NetworkForecaster:
-    """Forecasts a space of several models repeatedly, as more of its service times is measured.
+class NetworkForecaster(Forecaster):
+    """Forecasts a space of several models.
 
     Args:
         concurrency: requests outstanding while a configuration is saturated.
@@ -89,6 +89,7 @@ class NetworkForecaster:
         concurrency: Callable[[ServingConfig], int],
         seed: int,
     ) -> None:
+        super().__init__()
         self._space = space
         self._workload = workload
         self._concurrency = concurrency
@@ -100,33 +101,14 @@ class NetworkForecaster:
             if model.model not in ensembles
         ]
         self._simulations: dict[int, _Simulated] = {}
-        self._last: tuple[ServiceModel, Forecast] | None = None
-
-    def forecast(self, service: ServiceModel) -> Forecast:
-        """Forecast every point; return the same object as before for the same service times.
-
-        Raises:
-            KeyError: when a model of the space was never observed.
-        """
-        if self._last is None or self._last[0] != service:
-            self._last = (service, self._forecast(service))
-        return self._last[1]
 
     def of_point(self, service: ServiceModel, row: int) -> Forecast:
-        """Forecast one point of the space, in arrays of one element.
-
-        Raises:
-            KeyError: when a model of the space was never observed.
-        """
+        """Forecast one point, see `Forecaster.of_point`."""
         rows = np.array([row])
         return self._simulated(_Times.of(self._models, service, rows), rows)
 
     def utilisations(self, service: ServiceModel, row: int) -> dict[str, float]:
-        """Return the utilisation of each model while a point is saturated.
-
-        Raises:
-            KeyError: when a model of the space was never observed.
-        """
+        """Return the utilisation of each model, see `Forecaster.utilisations`."""
         config = self._space.config(self._space.at(row))
         network = served_network(config, service, self._workload)
         mix = [stream.share for stream in offered_streams(self._workload)]

@@ -11,7 +11,7 @@ import pytest
 
 from optimizer.configuration.serving_config import Batching, InstanceGroup, ModelServing
 from optimizer.simulator.batcher import ONE_SHAPE
-from optimizer.simulator.forecast import Forecaster
+from optimizer.simulator.forecast import ModelForecaster
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.stream_estimate import (
     closed_form_estimate,
@@ -62,9 +62,9 @@ def test_requests_have_the_shapes_that_padding_leaves() -> None:
 
 def test_a_space_is_forecast_by_simulation() -> None:
     service = after(*CALIBRATION)
-    made = Forecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0))
+    made = ModelForecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0))
     forecast = made.forecast(service)
-    again = Forecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0)).forecast(
+    again = ModelForecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0)).forecast(
         service
     )
     np.testing.assert_array_equal(forecast.capacity, again.capacity)

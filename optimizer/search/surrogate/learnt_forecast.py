@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 
 from optimizer.configuration.search_space import SearchSpace
@@ -14,7 +14,6 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
 from optimizer.search.surrogate.idle_models import OpenRows, open_rows
 from optimizer.simulator.forecast import Forecast, Forecaster
-from optimizer.simulator.network_forecast import NetworkForecaster
 from optimizer.simulator.overlap import overlaps_of, with_overlaps
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation, executing, observe
@@ -92,7 +91,7 @@ class LearntForecast:
 
     def __init__(
         self,
-        forecaster: Forecaster | NetworkForecaster,
+        forecaster: Forecaster,
         calibration: Sequence[TrialRecord],
         workload: Workload,
     ) -> None:
@@ -111,12 +110,9 @@ class LearntForecast:
         """Return the forecast of one row after these trials."""
         return self._forecaster.of_point(self._service(trials), row)
 
-    def open_rows(self, space: SearchSpace) -> OpenRows | None:
-        """Return the rows that are worth a search after the calibration; None for all of them."""
-        forecaster, service = self._forecaster, self._calibrated
-        if isinstance(forecaster, Forecaster):
-            return None
-        return open_rows(space, self.after(()), partial(forecaster.utilisations, service))
+    def open_rows(self, space: SearchSpace) -> OpenRows:
+        """Return the rows that are worth a search after the calibration."""
+        return open_rows(space, self._forecaster, self._calibrated)
 
     def _service(self, trials: Sequence[TrialRecord]) -> ServiceModel:
         for record in trials:
