@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 
 from optimizer.configuration.model_space import ModelSpace, Position
 from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.simulator.execution_layout import ExecutionLayout, saturated_levels
 from optimizer.simulator.service_effects import Coder, covariance
+from optimizer.simulator.service_observation import executing
 from optimizer.simulator.service_regression import ROW_SD, RUN_SD, nominal_share
 
 CALIBRATION_RUNS = 7
@@ -57,6 +59,16 @@ def calibration_points(space: SearchSpace, count: int | None = None) -> list[Pos
         for design, number in zip(designs, distinct[best], strict=True):
             design.measure(int(number))
     return points
+
+
+def parts_alone(config: ServingConfig) -> tuple[ServingConfig, ...]:
+    """Return what each target is served by, where targets execute different models.
+
+    Served together at one mix of demands, such models are always busy in the same proportion, which
+    does not tell their own times from what they do to each other. Served alone, each shows its own.
+    """
+    parts = (config.part(target.name) for target in config.targets)
+    return tuple(part for part in parts if len(executing(part)) < len(executing(config)))
 
 
 def _batcher_rank(space: ModelSpace, points: _Ints) -> _Ints:

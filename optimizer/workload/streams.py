@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -421,6 +421,11 @@ class Workload:
     def shortest_limit_ms(self) -> float:
         """Shortest latency limit of the streams."""
         return min(stream.limit.latency_ms for stream in self.streams)
+
+    def to(self, models: Collection[str]) -> Workload:
+        """Return the workload of the streams that are sent to some of the models."""
+        streams = tuple(stream for stream in self.streams if stream.target in models)
+        return self if streams == self.streams else replace(self, streams=streams)
 
     def within(self, limit_ms: float) -> Workload:
         """Return the workload with another shortest limit.

@@ -57,6 +57,19 @@ def test_two_models_are_searched_and_handed_out_together(
         assert bert == pytest.approx(3 * ranker, rel=0.3)
         for level in record.measurement.levels:
             assert [split.model for split in level.server] == ["bert", "ranker"]
+    # Each model was calibrated alone too, with its own requests.
+    alone = {
+        record.config.models[0].name: record.measurement
+        for record in study.calibration.read_all().values()
+        if len(record.config.models) == 1
+    }
+    assert alone.keys() == {"bert", "ranker"}
+    for name, measured in alone.items():
+        assert measured is not None
+        assert [level.kind for level in measured.levels] == ["saturation", "open_loop"]
+        for level in measured.levels:
+            assert [stream.name for stream in level.streams] == [name]
+            assert [split.model for split in level.server] == [name]
     # Both values of the rate limit were served by the real server.
     assert {r.config.server.executions_per_device for r in records} == {None, 1}
     summary = json.loads(study.summary.read_text())

@@ -25,7 +25,11 @@ _ROUNDS = 2
 
 
 def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> ServiceModel:
-    """Return service times fitted to the saturated and light levels of calibration runs."""
+    """Return service times fitted to the saturated and light levels of calibration runs.
+
+    Args:
+        calibration: also runs of configurations of some of the models, see `parts_alone`.
+    """
     runs = [
         (record.config, record.measurement.levels)
         for record in calibration
@@ -40,7 +44,7 @@ def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> Servic
         load
         for config, (_, *light) in runs
         for level in light
-        if (load := light_load(config, level, workload)) is not None
+        if (load := light_load(config, level, _sent_to(config, workload))) is not None
     ]
     return replace(service, variation=fit_variation(service, loads), shared_cores=service.cores)
 
@@ -73,6 +77,7 @@ def _observed(
         return observations
     if not {model.name for model in executing(config)} <= service.models:
         return observations
+    workload = _sent_to(config, workload)
     count = len(observe(config, levels[0]))
     parts = (observations[:count], observations[count:])
     overlapping = (
@@ -80,6 +85,11 @@ def _observed(
         for own, level in zip(parts, levels, strict=False)
     )
     return tuple(chain.from_iterable(overlapping))
+
+
+def _sent_to(config: ServingConfig, workload: Workload) -> Workload:
+    """Return what a configuration of all or some of the models was sent."""
+    return workload.to([model.name for model in config.models])
 
 
 class LearntForecast:
