@@ -19,7 +19,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.learnt_forecast import calibrated, with_trials
 from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.study.decision import Decision, decide
+from optimizer.study.decision import ConfirmedCapacity, Decision, decide
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.files import read_start
 from optimizer.study.searched_space import SearchedSpace, read_searched
@@ -84,6 +84,15 @@ class StudyReading:
     def runs(self) -> LoadRuns:
         """What was measured beside the trials."""
         return LoadRuns(self.calibration, (), self.confirmations)
+
+    def setup_seconds(self, finding: ConfirmedCapacity) -> float:
+        """Return the time until a configuration serves on a running machine.
+
+        It is measured from the start of the server where the run has measured cold starts, and
+        otherwise what its trial took, which may have had a server that was running already.
+        """
+        cold = self.directory.cold_start.read(finding.candidate.config)
+        return finding.trial.seconds.serving if cold is None else cold.as_served.ready_seconds
 
     @property
     def saturated(self) -> bool:

@@ -287,7 +287,10 @@ class SpaceSection(Section):
     def _reaches_the_server(cls, traffic: TrafficSection, info: ValidationInfo) -> TrafficSection:
         server: ServerSection | None = info.data.get("server")
         if traffic.transport.shared_memory and server and server.launcher != "embedded":
-            rule = f"needs launcher embedded; a {server.launcher} server has its own memory"
+            rule = (
+                f"needs launcher embedded; a {server.launcher} server has shared memory of its own "
+                "during a search"
+            )
             raise wrong("transport.shared_memory", rule, value=True)
         for name, model in info.data.get("models", {}).items():
             if traffic.batch_size > 1 and not model.batched:
