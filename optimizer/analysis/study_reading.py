@@ -96,11 +96,14 @@ class StudyReading:
 
     @property
     def saturated(self) -> bool:
-        """Whether anything tells how long batches take; with a response cache too little does."""
-        return not self._cached and bool(self._learnt.observations)
+        """Whether anything tells how long batches take, and what a response cache answers."""
+        return not self._unknown_cache and bool(self._learnt.observations)
 
     @property
-    def _cached(self) -> tuple[str, ...]:
+    def _unknown_cache(self) -> tuple[str, ...]:
+        """The models whose requests a cache may answer, where nothing tells how many."""
+        if any(level.entry_bytes for level in self._learnt.cached_levels):
+            return ()
         return answered_by_cache(self.searched.workload, self.searched.search_space)
 
     @property
@@ -108,13 +111,13 @@ class StudyReading:
         """Service times by all that was saturated.
 
         Raises:
-            UsageError: where nothing was, or a response cache answers.
+            UsageError: where nothing was, or nothing tells what a response cache answers.
         """
-        if self._cached:
+        if self._unknown_cache:
             raise UsageError(
                 f"study {self.name}: a response cache answers repeated requests to "
-                f"{', '.join(self._cached)}, and the simulator has none: measure the configuration "
-                "instead"
+                f"{', '.join(self._unknown_cache)}, and no measurement of the study tells how large "
+                "its responses are: measure the configuration instead, or search it again"
             )
         if not self.saturated:
             raise UsageError(f"study {self.name} has saturated nothing yet: run it first")

@@ -108,6 +108,7 @@ class ServerSplit:
         cache_ms: mean time of lookups and insertions.
         expected_hit_rate: share of hits of a cache in steady state under the traffic; None where
             that is not known.
+        entry_bytes: memory of one of its responses in the cache; None where that is not known.
     """
 
     model: str
@@ -125,6 +126,7 @@ class ServerSplit:
     cache_misses: int = 0
     cache_ms: float = 0.0
     expected_hit_rate: float | None = None
+    entry_bytes: int | None = None
 
     @property
     def compute_ms(self) -> float:

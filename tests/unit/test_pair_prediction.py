@@ -22,13 +22,8 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
 from optimizer.search.surrogate.learnt_forecast import calibrated
 from optimizer.simulator.calibration import parts_alone
-from optimizer.simulator.network import (
-    NO_CONTENTION,
-    Contention,
-    Network,
-    network_closed_loop,
-    network_open_loop,
-)
+from optimizer.simulator.network import NO_CONTENTION, Contention, Network
+from optimizer.simulator.network_simulation import network_closed_loop, network_open_loop
 from optimizer.simulator.prediction import Loads, predict_capacity
 from optimizer.simulator.served_network import network_of, offered_streams, served_network
 from optimizer.simulator.service_curve import ServiceCurve

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -13,6 +13,7 @@ from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
 from optimizer.search.surrogate.idle_models import OpenRows, open_rows
+from optimizer.simulator.cached_service import CachedLevel, cached_level
 from optimizer.simulator.forecast import Forecast, Forecaster
 from optimizer.simulator.overlap import overlaps_of, with_overlaps
 from optimizer.simulator.service_model import ServiceModel
@@ -35,11 +36,12 @@ def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> Servic
         for record in calibration
         if record.measurement is not None
     ]
+    cached = tuple(_cached((config, levels[0]) for config, levels in runs))
     seen = [_observed(config, levels) for config, levels in runs]
-    service = ServiceModel(tuple(chain.from_iterable(seen)))
+    service = ServiceModel(tuple(chain.from_iterable(seen)), cached_levels=cached)
     for _ in range(_ROUNDS if any(len(executing(config)) > 1 for config, _ in runs) else 0):
         seen = [_observed(config, levels, service, workload) for config, levels in runs]
-        service = ServiceModel(tuple(chain.from_iterable(seen)))
+        service = replace(service, observations=tuple(chain.from_iterable(seen)))
     loads = [
         load
         for config, (_, *light) in runs
@@ -53,12 +55,24 @@ def with_trials(
     service: ServiceModel, trials: Iterable[TrialRecord], workload: Workload
 ) -> ServiceModel:
     """Return service times with the saturation levels of the trials added."""
-    more = (
-        _observed(record.config, record.measurement.levels[:1], service, workload)
+    runs = [
+        (record.config, record.measurement.levels[0])
         for record in trials
         if record.measurement is not None
+    ]
+    more = (_observed(config, [level], service, workload) for config, level in runs)
+    return replace(
+        service,
+        observations=(*service.observations, *chain.from_iterable(more)),
+        cached_levels=(*service.cached_levels, *_cached(runs)),
     )
-    return replace(service, observations=(*service.observations, *chain.from_iterable(more)))
+
+
+def _cached(saturated: Iterable[tuple[ServingConfig, LoadLevel]]) -> Iterator[CachedLevel]:
+    """Yield what levels show of a response cache."""
+    for config, level in saturated:
+        if (own := cached_level(config, level)) is not None:
+            yield own
 
 
 def _observed(
@@ -125,17 +139,25 @@ class LearntForecast:
         return open_rows(space, self._forecaster, self._calibrated)
 
     def _service(self, trials: Sequence[TrialRecord]) -> ServiceModel:
-        for record in trials:
-            if record.number not in self._observed:
-                base = self._calibrated
-                own = with_trials(base, [record], self._workload).observations
-                self._observed[record.number] = own[len(base.observations) :]
-        more = chain.from_iterable(self._observed[record.number] for record in trials)
         base = self._calibrated
-        return replace(base, observations=(*base.observations, *more))
+        for record in trials:
+            if record.number not in self._shown:
+                own = with_trials(base, [record], self._workload)
+                self._shown[record.number] = (
+                    own.observations[len(base.observations) :],
+                    own.cached_levels[len(base.cached_levels) :],
+                )
+        shown = [self._shown[record.number] for record in trials]
+        return replace(
+            base,
+            observations=(*base.observations, *(x for own, _ in shown for x in own)),
+            cached_levels=(*base.cached_levels, *(x for _, own in shown for x in own)),
+        )
 
     @cached_property
-    def _observed(self) -> dict[int, tuple[ServiceObservation, ...]]:
+    def _shown(
+        self,
+    ) -> dict[int, tuple[tuple[ServiceObservation, ...], tuple[CachedLevel, ...]]]:
         """What each trial shows, by its number."""
         return {}
 
