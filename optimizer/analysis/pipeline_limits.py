@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from optimizer.analysis.pipeline_times import (
+from optimizer.study.pipeline_times import (
     PipelineTimes,
     StepTimes,
     execution_ms,

@@ -12,7 +12,7 @@ from optimizer.analysis.pipeline_limits import (
     pipeline_limits,
     with_measured,
 )
-from optimizer.analysis.pipeline_times import (
+from optimizer.study.pipeline_times import (
     PipelineTimes,
     StepTimes,
     composed_targets,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from optimizer.analysis.pipeline_times import PipelineTimes, composed_targets, pipeline_times
+from optimizer.study.pipeline_times import PipelineTimes, composed_targets, pipeline_times
 from optimizer.configuration.parameter_definition import Served
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optimizer.analysis.effects import Effects
 from optimizer.analysis.latency_curve import LatencyCosts
-from optimizer.analysis.pipeline_times import composed_targets, pipeline_times
+from optimizer.study.pipeline_times import composed_targets, pipeline_times
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.level import LoadLevel, ServerSplit

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from optimizer.analysis.pipeline_limits import PipelineLimits, pipeline_limits, with_measured
-from optimizer.analysis.pipeline_times import PipelineTimes, pipeline_times
+from optimizer.study.pipeline_times import PipelineTimes, pipeline_times
 from optimizer.configuration.model_graph import ComposedKind, ComposedModel, ModelGraph, Step
 from optimizer.configuration.serving_config import (
     ArtifactSpec,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from optimizer.search.winner_phase import (
 )
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note, PhaseStarted
+from optimizer.study.run_state import RunState
 from tests.unit.studies import found_by, ok, record_of, small_space
 from tests.unit.winners import cold_start, transports
 
@@ -92,6 +94,23 @@ def test_all_of_it_shares_the_time(tmp_path: Path, measured: list[float]) -> Non
     assert begun == PhaseStarted("winner", 2, 90.0)
     assert sum(measured) == pytest.approx(90.0, abs=2.0)
     assert measured[0] > measured[1] > 0
+
+
+def test_the_progress_counts_the_tests_that_are_over(
+    tmp_path: Path, measured: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ServerFailure("it died")
+
+    monkeypatch.setattr(winner_phase, "compare_transports", fail)
+    state = RunState(time.monotonic)
+    done = []
+    for event in run(tmp_path, measured=900.0):
+        state.watch(event)
+        done.append((state.done, state.steps))
+    assert done[0] == (0, 2)
+    assert done[-1] == (2, 2)
+    assert (1, 2) in done
 
 
 def test_the_time_limit_goes_before_what_was_asked_for(
