@@ -349,6 +349,23 @@ class ServerControl:
             LoadTestFailure: when a request fails or gets no reply in time.
             ConfigMismatch: when an output does not have one row per inference of its request.
         """
+        replies = self._replies(model, requests, timeout_seconds)
+        results = [reply for reply in replies if isinstance(reply, triton_grpc.InferResult)]
+        if len(results) < len(replies):
+            errors = [reply for reply in replies if isinstance(reply, Exception)]
+            reason = self.explained(model, _message(errors[0])) if errors else "no reply in time"
+            raise LoadTestFailure(f"{model} did not answer: {reason}")
+        sizes = [inferences_of(request) if batched else None for request in requests]
+        shapes = {tuple(array.shape for array in request.values()) for request in requests}
+        return {
+            name: joined_output(name, results, sizes, one_shape=len(shapes) == 1)
+            for name in outputs
+        }
+
+    def _replies(
+        self, model: str, requests: Sequence[Tensors], timeout_seconds: float
+    ) -> list[object]:
+        """Send requests together; return the reply or the error of each, None without either."""
         replies: list[object] = [None] * len(requests)
 
         def keep(index: int, result: object, error: object) -> None:
@@ -365,17 +382,7 @@ class ServerControl:
         end = time.monotonic() + timeout_seconds + 1.0
         while any(reply is None for reply in replies) and time.monotonic() < end:
             time.sleep(0.002)
-        results = [reply for reply in replies if isinstance(reply, triton_grpc.InferResult)]
-        if len(results) < len(replies):
-            errors = [reply for reply in replies if isinstance(reply, Exception)]
-            reason = self.explained(model, _message(errors[0])) if errors else "no reply in time"
-            raise LoadTestFailure(f"{model} did not answer: {reason}")
-        sizes = [inferences_of(request) if batched else None for request in requests]
-        shapes = {tuple(array.shape for array in request.values()) for request in requests}
-        return {
-            name: joined_output(name, results, sizes, one_shape=len(shapes) == 1)
-            for name in outputs
-        }
+        return replies
 
 
 def _require(
