@@ -31,8 +31,8 @@ from optimizer.configuration.model_space import (
     ModelSpace,
     Position,
 )
+from optimizer.configuration.named_parameters import Parameter, parameters_in_order
 from optimizer.configuration.parameter_definition import Value
-from optimizer.configuration.parameters import Parameter, parameters_in_order
 from optimizer.configuration.runtimes import STEP_RUNTIMES
 from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (

@@ -21,8 +21,9 @@ from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedS
 from optimizer.load.request_sequence import Once
 from optimizer.machine.slots import Slot
 from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
-from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit, StreamLevel
+from optimizer.measurement.level import LoadLevel, ServerSplit, StreamLevel
 from optimizer.measurement.level_checks import sent_requests
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.search.response_cache import (
     held_numbers,
     is_cached,

@@ -21,7 +21,8 @@ from optimizer.configuration.serving_config import ModelServing
 from optimizer.simulator.response_cache import CachedOutput
 from optimizer.triton.server_options import EXECUTION
 from optimizer.workload.data_types import NUMPY_TYPES, DataType
-from optimizer.workload.streams import OutputTensor, Payloads, padded_length
+from optimizer.workload.request_sizes import padded_length
+from optimizer.workload.streams import OutputTensor, Payloads
 
 
 def model_config(

@@ -27,7 +27,7 @@ from optimizer.fleet.planning import fleet_simulation, load_response
 from optimizer.load.level_plan import PreparedStream, Target
 from optimizer.load.single_requests import latencies_ms
 from optimizer.load.transmit import TRANSMITTERS, Done
-from optimizer.measurement.level import ClientUse
+from optimizer.measurement.resource_use import ClientUse
 from optimizer.report.cold_start_tables import cold_start_sentence, cold_start_tables
 from optimizer.report.plan_tables import tables
 from optimizer.report.study_outcome import StudyOutcome

@@ -17,7 +17,8 @@ from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation, observe
 from optimizer.simulator.stream_estimate import StreamEstimate, closed_form_estimate
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, Workload
 from tests.unit.service_truths import affine_truth, saturated
 from tests.unit.studies import small_space
 

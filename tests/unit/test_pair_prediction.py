@@ -17,7 +17,8 @@ from optimizer.configuration.serving_config import (
 )
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.measurement.level import LevelKind, LoadLevel, MachineUse, Measurement
+from optimizer.measurement.level import LevelKind, LoadLevel, Measurement
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
 from optimizer.search.surrogate.learnt_forecast import calibrated
@@ -27,7 +28,8 @@ from optimizer.simulator.network_simulation import network_closed_loop, network_
 from optimizer.simulator.prediction import Loads, predict_capacity
 from optimizer.simulator.served_network import network_of, offered_streams, served_network
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, Workload
 from tests.benchmarks.synthetic_pipelines import split_of
 from tests.unit.studies import level, record_of
 

@@ -18,14 +18,8 @@ from optimizer.triton.control import ServerControl
 from optimizer.triton.requests import serialised
 from optimizer.workload.data_types import NUMPY_TYPES, DataType, decoded
 from optimizer.workload.repeats import ZipfRepeats
-from optimizer.workload.streams import (
-    Dimension,
-    LengthDistribution,
-    Payloads,
-    RequestFile,
-    Tensors,
-    TensorSpec,
-)
+from optimizer.workload.request_sizes import Dimension, LengthDistribution, RequestFile
+from optimizer.workload.streams import Payloads, Tensors, TensorSpec
 from optimizer.workload.transport import SerialisedRequest, Transport
 from optimizer.workload.variations import ENOUGH, least_different, variations_of
 from tests.unit.fake_triton import Serve, at_once, target

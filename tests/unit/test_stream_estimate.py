@@ -18,7 +18,8 @@ from optimizer.simulator.stream_estimate import (
     network_of_model,
     simulated_estimate,
 )
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, TensorSpec
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, TensorSpec
 from tests.unit.test_forecast import CALIBRATION, SPACE, STREAM, WORKLOAD, after, outstanding
 
 SERVED = SPACE.config(SPACE.at(0)).models[0]
