@@ -62,9 +62,7 @@ def preferred_sizes(value: Value, max_batch_size: int) -> tuple[int, ...]:
     return () if sizes == (max_batch_size,) else sizes
 
 
-
 _MIB = 2**20
-
 
 
 def config_field(
@@ -372,25 +370,3 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
 )
 """In the order of points, tables and files; a new parameter comes last, so that points of older
 studies keep their meaning."""
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -55,8 +55,6 @@ _LONGEST_TIMED_MS = 100.0
 """Longer executions are not timed without the server: its overhead is small in comparison."""
 
 
-
-
 @dataclass(frozen=True)
 class _Source:
     """A model's references, and its ONNX graph where one is needed.

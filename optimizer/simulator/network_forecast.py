@@ -138,8 +138,10 @@ class NetworkForecaster(Forecaster):
         for alike in np.unique(caching):
             own = caching == alike
             part = closed_form(
-                [each.batcher_times(rows[own], self._space.limits.request_size)
-                 for each in times.models],
+                [
+                    each.batcher_times(rows[own], self._space.limits.request_size)
+                    for each in times.models
+                ],
                 self._network(times, int(rows[own][0])),
                 offered_streams(self._workload),
             )

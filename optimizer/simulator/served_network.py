@@ -8,6 +8,7 @@ from dataclasses import replace
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.simulator.batcher import Scheduler, scheduler_of
+from optimizer.simulator.cached_service import NO_HITS, Hits
 from optimizer.simulator.execution_layout import cores_of
 from optimizer.simulator.network import (
     Batcher,
@@ -16,7 +17,6 @@ from optimizer.simulator.network import (
     NetworkCall,
     NetworkSource,
 )
-from optimizer.simulator.cached_service import NO_HITS, Hits
 from optimizer.simulator.prediction import OfferedStream
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel

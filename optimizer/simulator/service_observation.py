@@ -156,9 +156,7 @@ def _of_models(
     if not own:
         return
     layouts = {m.name: execution_layout(m, config.server) for m in models if m.name in own}
-    busy = {
-        name: _mean_busy(split, share, layouts[name].executing) for name, split in own.items()
-    }
+    busy = {name: _mean_busy(split, share, layouts[name].executing) for name, split in own.items()}
     filled = max(_BUSY_SHARE, _NEAR_BUSIEST * max(busy[n] / layouts[n].executing for n in own))
     for name, split in own.items():
         layout = layouts[name]

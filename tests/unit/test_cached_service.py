@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,7 +42,6 @@ SCHEDULER = Scheduler(8, (), 0, dynamic=True)
 OUTSIDE_MS = 0.5
 
 
-@dataclass
 class LiteralServer:
     """One instance that takes up to eight waiting requests, behind a cache of so many entries.
 
@@ -49,46 +49,39 @@ class LiteralServer:
     leaves it.
     """
 
-    entries: int
-    held: OrderedDict[int, None]
-    hits: int = 0
+    def __init__(self, entries: int, arrive_ms: NDArray[np.float64], keys: list[int]) -> None:
+        self.entries, self.held = entries, OrderedDict[int, None]()
+        self.arrive_ms, self.keys = arrive_ms, keys
+        self.latency_ms = np.zeros(len(keys))
+        self.hits = 0
+        self.waiting, self.batch, self.free_ms = list[int](), list[int](), 0.0
 
-    def latencies_ms(
-        self, arrive_ms: NDArray[np.float64], keys: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        latency_ms, waiting = np.zeros(len(keys)), list[int]()
-        free_ms, batch = 0.0, list[int]()
-
-        def finish() -> None:
-            for n in batch:
-                latency_ms[n] = free_ms - arrive_ms[n]
-                self._use(int(keys[n]))
-            batch.clear()
-
-        def begin(now_ms: float) -> float:
-            batch.extend(waiting[:8])
-            del waiting[:8]
-            return now_ms + float(np.interp(len(batch), CURVE.batch_sizes, CURVE.execution_ms))
-
-        for n, (now_ms, key) in enumerate(zip(arrive_ms.tolist(), keys.tolist(), strict=True)):
-            while batch and free_ms <= now_ms:
-                finish()
-                if waiting:
-                    free_ms = begin(free_ms)
+    def run(self) -> None:
+        for n, key in enumerate(self.keys):
+            self._serve_until(self.arrive_ms[n])
             if key in self.held:
-                self._use(key)
+                self.use(key)
                 self.hits += 1
                 continue
-            waiting.append(n)
-            if not batch:
-                free_ms = begin(now_ms)
-        while batch:
-            finish()
-            if waiting:
-                free_ms = begin(free_ms)
-        return latency_ms
+            self.waiting.append(n)
+            if not self.batch:
+                self._begin(self.arrive_ms[n])
+        self._serve_until(math.inf)
 
-    def _use(self, key: int) -> None:
+    def _serve_until(self, now_ms: float) -> None:
+        while self.batch and self.free_ms <= now_ms:
+            for n in self.batch:
+                self.latency_ms[n] = self.free_ms - self.arrive_ms[n]
+                self.use(self.keys[n])
+            self.batch = []
+            if self.waiting:
+                self._begin(self.free_ms)
+
+    def _begin(self, now_ms: float) -> None:
+        self.batch, self.waiting = self.waiting[:8], self.waiting[8:]
+        self.free_ms = now_ms + np.interp(len(self.batch), CURVE.batch_sizes, CURVE.execution_ms)
+
+    def use(self, key: int) -> None:
         self.held[key] = None
         self.held.move_to_end(key)
         if len(self.held) > self.entries:
@@ -96,18 +89,17 @@ class LiteralServer:
 
 
 def literal(
-    repeats: ZipfRepeats, entries: int, per_second: float, requests: int = 120_000
+    repeats: ZipfRepeats, entries: int, per_second: float, requests: int = 100_000
 ) -> tuple[float, NDArray[np.float64]]:
-    """Hit rate and latencies, after a first half that fills the cache."""
+    """Hit rate and latencies; as many requests before them have filled the cache."""
     rng = np.random.default_rng(3)
-    keys = rng.choice(repeats.population, size=2 * requests, p=repeats.probabilities())
-    arrive_ms = np.cumsum(rng.exponential(1e3 / per_second, size=2 * requests))
-    server = LiteralServer(entries, OrderedDict())
-    for key in keys[:requests].tolist():
-        server._use(key)
-    half = slice(requests, None)
-    latencies = server.latencies_ms(arrive_ms[half], keys[half])
-    return server.hits / requests, latencies + OUTSIDE_MS
+    keys = rng.choice(repeats.population, size=2 * requests, p=repeats.probabilities()).tolist()
+    arrive_ms = np.cumsum(rng.exponential(1e3 / per_second, size=requests))
+    server = LiteralServer(entries, arrive_ms, keys[requests:])
+    for key in keys[:requests]:
+        server.use(key)
+    server.run()
+    return server.hits / requests, server.latency_ms + OUTSIDE_MS
 
 
 def hit_rate(repeats: ZipfRepeats, entries: int) -> float:
@@ -218,7 +210,8 @@ def with_split(split: ServerSplit) -> LoadLevel:
 
 def test_a_level_shows_the_size_of_responses_and_who_limited_it() -> None:
     config = BOTH.config(BOTH.at(configs(True)[0]))
-    answered = replace(split(90, 10), entry_bytes=512, cache_ms=0.25, batches=(BatchPoint(1, 10, 0.01),))
+    idle = (BatchPoint(1, 10, 0.01),)
+    answered = replace(split(90, 10), entry_bytes=512, cache_ms=0.25, batches=idle)
     shown = cached_level(config, with_split(answered))
     assert shown is not None
     assert (shown.entry_bytes, shown.lookup_ms) == ((("bert", 512),), 0.25)

@@ -56,9 +56,7 @@ def config(rankers: int, speeches: int) -> ServingConfig:
 TIMES = {"ranker": ((1, 8), (3.0, 10.0)), "speech": ((1, 2), (6.0, 12.0))}
 
 
-def truth(
-    served: ServingConfig, demands: Workload, contention: Contention = CONTENTION
-) -> Network:
+def truth(served: ServingConfig, demands: Workload, contention: Contention = CONTENTION) -> Network:
     """What really serves both models, or one of them."""
     curves = {
         model.name: ServiceCurve(*TIMES[model.name], 0.25, (1.0,) * model.instance_count)

@@ -65,9 +65,8 @@ def test_a_space_is_forecast_by_simulation() -> None:
     service = after(*CALIBRATION)
     made = ModelForecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0))
     forecast = made.forecast(service)
-    again = ModelForecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0)).forecast(
-        service
-    )
+    other = ModelForecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0))
+    again = other.forecast(service)
     np.testing.assert_array_equal(forecast.capacity, again.capacity)
     assert (forecast.capacity <= forecast.saturation).all()
     for row in range(len(SPACE)):
