@@ -116,8 +116,8 @@ class StudyReading:
         if self._unknown_cache:
             raise UsageError(
                 f"study {self.name}: a response cache answers repeated requests to "
-                f"{', '.join(self._unknown_cache)}, and no measurement of the study tells how large "
-                "its responses are: measure the configuration instead, or search it again"
+                f"{', '.join(self._unknown_cache)}, and no measurement of the study tells how "
+                "large its responses are: measure the configuration instead, or search it again"
             )
         if not self.saturated:
             raise UsageError(f"study {self.name} has saturated nothing yet: run it first")

@@ -170,12 +170,6 @@ def inside_server_ms(splits: Sequence[ServerSplit]) -> float | None:
     return inside / requests
 
 
-
-
-
-
-
-
 @dataclass(frozen=True)
 class Latencies:
     """Mean ms of the four latencies that SageMaker distinguishes.

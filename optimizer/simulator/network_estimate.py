@@ -162,7 +162,7 @@ class _Estimate:
             for own, visits in zip(self._batchers, self._per_request, strict=True)
             if visits > 0
         ]
-        return np.minimum(np.min(rates, axis=0), self._network.most_per_second)
+        return np.asarray(np.minimum(np.min(rates, axis=0), self._network.most_per_second))
 
     @property
     def floor_log_excess(self) -> Floats:

@@ -187,7 +187,7 @@ def _caching(space: SearchSpace) -> _Ints:
     """Return codes of the points, shape [points]: equal where the cache of all models is."""
     columns = cache_columns(space)
     _, codes = np.unique(space.points[:, columns], axis=0, return_inverse=True)
-    return codes.reshape(-1)
+    return np.asarray(codes.reshape(-1), dtype=np.int64)
 
 
 def _moved(before: tuple[float, float, float], now: tuple[float, float, float]) -> bool:

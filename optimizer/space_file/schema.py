@@ -49,18 +49,6 @@ def _day(value: object) -> object:
 Day = Annotated[str, BeforeValidator(_day)]
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 class PurchaseSection(Section):
     """A machine that you own: its purchase price over its lifetime, and its power."""
 

@@ -100,14 +100,6 @@ class OutputTensor:
     shape: tuple[int, ...]
 
 
-
-
-
-
-
-
-
-
 @dataclass(frozen=True)
 class Payloads:
     """The distribution of a stream's requests.
@@ -259,8 +251,6 @@ class Payloads:
         return tensors
 
 
-
-
 def _padded(spec: TensorSpec, values: NDArray[Any], missing: int) -> NDArray[Any]:
     """Return values with `missing` positions added at the end of each axis of the length."""
     if LENGTH not in spec.shape:
@@ -288,8 +278,6 @@ def _values(
     low, high = int(spec.minimum), int(spec.maximum)
     drawn = rng.integers(low, high, size=shape, endpoint=True, dtype=kind)
     return np.asarray(drawn).astype(dtype)
-
-
 
 
 def stack(requests: list[Tensors]) -> Tensors:

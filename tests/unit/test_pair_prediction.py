@@ -66,10 +66,14 @@ def truth(served: ServingConfig, demands: Workload, contention: Contention = CON
 
 
 def measured(
-    kind: LevelKind, served: ServingConfig, demands: Workload, per_second: float
+    kind: LevelKind,
+    served: ServingConfig,
+    demands: Workload,
+    per_second: float,
+    contention: Contention,
 ) -> LoadLevel:
     """A level of the true network; at saturation the rate is what it is."""
-    network = truth(served, demands)
+    network = truth(served, demands, contention)
     shares = [stream.share for stream in offered_streams(demands)]
     rng = np.random.default_rng(1)
     draws = network.draw(rng.choice(len(shares), size=REQUESTS, p=shares), rng).with_mean_noise()
@@ -103,22 +107,25 @@ def measured(
     )
 
 
-def calibration(demands: Workload, *, alone: bool) -> list[TrialRecord]:
+def calibration(
+    demands: Workload, contention: Contention = CONTENTION, *, alone: bool
+) -> list[TrialRecord]:
     """Three instance layouts at one mix of demands, and perhaps each model of the first alone."""
     whole = [config(1, 1), config(2, 2), config(1, 2)]
     parts = parts_alone(whole[0]) if alone else ()
     records = []
     for number, served in enumerate((*whole, *parts)):
         own = demands.to([model.name for model in served.models])
-        saturated = measured("saturation", served, own, 0.0)
-        light = measured("open_loop", served, own, 0.4 * saturated.achieved_per_second)
+        saturated = measured("saturation", served, own, 0.0, contention)
+        rate = 0.4 * saturated.achieved_per_second
+        light = measured("open_loop", served, own, rate, contention)
         measurement = Measurement((saturated, light), 0.0, 0.0, None, own.demand_per_second, "")
         records.append(record_of(number, served, Evaluation("bounded", "", measurement, 0.0)))
     return records
 
 
 def test_a_pair_is_predicted_at_another_mix_and_with_other_instances() -> None:
-    service = calibrated(calibration(workload(50.0, 50.0), alone=False), workload(50.0, 50.0))
+    service = calibrated(calibration(workload(50.0, 50.0), alone=True), workload(50.0, 50.0))
     contention = service.contention(["ranker", "speech"])
     assert contention.pairs[0][1] == pytest.approx(math.log(1.5), abs=0.2)
     assert contention.pairs[1][0] == pytest.approx(math.log(1.3), abs=0.2)
@@ -135,3 +142,16 @@ def test_a_pair_is_predicted_at_another_mix_and_with_other_instances() -> None:
         levels = (Loads(x, offered, 8_000, 0).levels(rate, (95.0,)) for x in networks)
         for own, other in zip(*levels, strict=True):
             assert other.latency_ms(95.0) == pytest.approx(own.latency_ms(95.0), rel=0.15)
+
+
+def test_runs_of_a_model_alone_tell_its_own_times_from_what_the_other_does_to_it() -> None:
+    """At nine requests of one to each of the other, the rarer one is seldom at rest."""
+    strong, demands = Contention(((0.0, math.log(2.2)), (math.log(1.1), 0.0))), workload(90.0, 10.0)
+    ranker, speech = config(1, 1).models
+
+    def own_ms(*, alone: bool) -> tuple[float, float]:
+        service = calibrated(calibration(demands, strong, alone=alone), demands)
+        return service.curve(ranker).execution_ms[-1], service.curve(speech).execution_ms[0]
+
+    assert own_ms(alone=True) == pytest.approx((10.0, 6.0), rel=0.05)
+    assert own_ms(alone=False)[0] > 11.0

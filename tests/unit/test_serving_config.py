@@ -7,8 +7,7 @@ from hypothesis import given
 from pydantic import TypeAdapter
 
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step, in_sequence
-from optimizer.configuration.runtimes import PRECISIONS_OF
-from optimizer.configuration.runtimes.spec import Runtime
+from optimizer.configuration.runtimes import PRECISIONS_OF, Runtime
 from optimizer.configuration.serving_config import (
     PRECISION_RANK,
     ArtifactSpec,
