@@ -45,6 +45,7 @@ from optimizer.search.winner_phase import (
     WinnerTest,
     reserved_seconds,
 )
+from optimizer.search.worker_pool import InlinePool
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
@@ -263,7 +264,7 @@ class _Study:
             loop = SearchLoop(
                 study,
                 prepared.space,
-                evaluator,
+                InlinePool(evaluator, self._context.slot),
                 self._directory,
                 history,
                 self._context,
