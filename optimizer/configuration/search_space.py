@@ -161,10 +161,7 @@ class SearchSpace:
     def nearest(
         self, position: Sequence[int], excluding: Collection[Position] = ()
     ) -> Position | None:
-        """Return the valid point nearest to any combination of positions.
-
-        The distance is in steps along the list of an ordinal parameter, and 1 between any two
-        values of another parameter.
+        """Return the valid point nearest to any combination of positions, see `by_distance`.
 
         Args:
             excluding: valid points that must not be returned.
@@ -172,14 +169,28 @@ class SearchSpace:
         Returns:
             None when every valid point is excluded.
         """
+        if not excluding:
+            return self.at(int(np.argmin(self._distances(position))))
+        points = self.by_distance(position)
+        return next((point for point in points if point not in excluding), None)
+
+    def by_distance(self, position: Sequence[int]) -> Iterator[Position]:
+        """Yield the valid points, those nearest to a combination of positions first.
+
+        The distance is in steps along the list of an ordinal parameter, and 1 between any two
+        values of another parameter.
+        """
+        # A stable sort yields equally near points in the same order every time.
+        for row in np.argsort(self._distances(position), kind="stable"):
+            yield self.at(int(row))
+
+    def _distances(self, position: Sequence[int]) -> NDArray[np.float64]:
         distances = np.zeros(len(self.points))
         for column, (parameter, at) in enumerate(zip(self.parameters, position, strict=True)):
             steps = np.abs(self.points[:, column] - at)
             span = max(1, len(parameter.values) - 1)
             distances += steps / span if parameter.ordinal else steps > 0
-        # A stable sort returns the first of equally near points every time.
-        by_distance = (self.at(int(row)) for row in np.argsort(distances, kind="stable"))
-        return next((point for point in by_distance if point not in excluding), None)
+        return distances
 
     def at(self, row: int) -> Position:
         """Return the valid point in a row of `points`."""
