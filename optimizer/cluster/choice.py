@@ -35,9 +35,8 @@ def cluster_choice(
     resources = tuple(worker_resources)
     if address is None:
         if resources:
-            raise UsageError(
-                f"--worker-resources: needs --cluster; got {', '.join(name for name, _ in resources)}"
-            )
+            names = ", ".join(name for name, _ in resources)
+            raise UsageError(f"--worker-resources: needs --cluster; got {names}")
         return None
     return ClusterChoice(address, resources)
 

@@ -26,7 +26,7 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import refuse_foreign_processes
 from optimizer.machine.slots import Slot
 from optimizer.search.evaluator import LiveEvaluator, PhaseEvaluator
-from optimizer.search.prepare import Prepared
+from optimizer.search.prepared import Prepared
 from optimizer.search.worker_pool import WorkerPool
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory

@@ -21,7 +21,7 @@ from optimizer.errors import UsageError
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.slots import MachineSlots, Slot
 from optimizer.search.evaluator import LiveEvaluator, PhaseEvaluator
-from optimizer.search.prepare import Prepared
+from optimizer.search.prepared import Prepared
 from optimizer.search.worker_pool import InlinePool, WorkerPool
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
