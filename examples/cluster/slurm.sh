@@ -16,11 +16,11 @@
 set -euo pipefail
 
 space=${1:?usage: sbatch slurm.sh SPACE.yaml}
-python=${PYTHON:-.venv/bin/python}
+programs=${VIRTUAL_ENV:-$PWD/.venv}/bin
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$head:6379
 
 # Starts Ray on every node, runs the command on the first once all have joined, and stops Ray.
-srun "$python" -m ray.scripts.scripts symmetric-run --address "$address" \
+srun "$programs/ray" symmetric-run --address "$address" \
     --min-nodes "$SLURM_JOB_NUM_NODES" -- \
-    "$python" -m optimizer run "$space" --cluster "$address" --cache cache --timeout 8h
+    "$programs/python" -m optimizer run "$space" --cluster "$address" --cache cache --timeout 8h

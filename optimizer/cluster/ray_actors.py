@@ -10,9 +10,8 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from optimizer import __version__
 from optimizer.cluster.ray_cluster import NodeSlot
-from optimizer.cluster.ray_worker import NodeWorker, Raised, Returned
+from optimizer.cluster.ray_worker import NodeWorker, Raised, Returned, installed_version
 from optimizer.search.worker_pool import Task
 from optimizer.study.events import Event, Note, Watcher, WorkerEvent
 
@@ -187,7 +186,9 @@ class RayActors:
             self.working_at = now
 
     def _start(self, slot: NodeSlot, losses: int) -> None:
-        actor = ray.remote(NodeWorker).options(**slot.actor_options()).remote(slot, __version__)
+        actor = (
+            ray.remote(NodeWorker).options(**slot.actor_options()).remote(slot, installed_version())
+        )
         member = Member(slot, actor, time.monotonic(), losses)
         self.members[slot.name] = member
 

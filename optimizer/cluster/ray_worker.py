@@ -6,6 +6,7 @@ or raised, so that one stream carries both in their order.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,6 @@ from typing import Any
 
 import ray
 
-from optimizer import __version__
 from optimizer.cluster.ray_cluster import NodeSlot
 from optimizer.configuration.hardware import Hardware
 from optimizer.errors import OptimizerError, RequirementError
@@ -127,15 +127,20 @@ class NodeWorker:
 
     def _node_context(self) -> NodeContext:
         if self._context is None:
-            if self._version != __version__:
+            if self._version != installed_version():
                 raise RequirementError(
-                    f"optimizer {__version__} is installed there, and the coordinator's is "
+                    f"optimizer {installed_version()} is installed there, and the coordinator's is "
                     f"{self._version}",
                     "install the same version on all nodes",
                 )
             slot, slots = slot_on_this_node(self._node_slot, _gpu_ids())
             self._context = NodeContext(slot, slots, self._messages.put)
         return self._context
+
+
+def installed_version() -> str:
+    """Return the version of this package that is installed here."""
+    return importlib.metadata.version("triton-cost-optimizer")
 
 
 def _gpu_ids() -> list[str]:

@@ -134,7 +134,7 @@ class ClusterNodes:
         earlier = read_prepared(directory) if directory.prepared.exists() else None
         prepared, content = self._pool.open_one(PrepareOnNode(run, earlier))
         write_json(directory.prepared, content)
-        require_artifacts(prepared.files, run.cache)
+        require_artifacts(prepared.files)
         self._pool.open_others(MeasureOnNode(run, prepared))
         yield RayEvaluator(self._pool), prepared
 
@@ -162,7 +162,7 @@ def difference(study: Machine, node: Machine) -> str:
     return f"it is of another kind: {'; '.join(texts)}" if texts else ""
 
 
-def require_artifacts(files: Mapping[ArtifactSpec, ModelFiles], cache: Path) -> None:
+def require_artifacts(files: Mapping[ArtifactSpec, ModelFiles]) -> None:
     """Check that the artefacts that were built on another node can be read here.
 
     Raises:
@@ -212,7 +212,7 @@ class MeasureOnNode:
             RequirementError: the node is of another kind, or does not see the artefacts.
         """
         with _on_node(self.run, node) as run:
-            require_artifacts(self.prepared.files, run.cache)
+            require_artifacts(self.prepared.files)
             with run.session() as session, run.levels(node.watch) as levels:
                 yield run.live_evaluator(session, levels, self.prepared.files, node.watch), None
 

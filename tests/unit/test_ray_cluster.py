@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("ray")
+
 from optimizer.cluster.ray_cluster import NodeSlot, node_slots
 from optimizer.cluster.ray_worker import NodeContext, slot_on_this_node
 from optimizer.errors import RequirementError
