@@ -120,7 +120,13 @@ def replay_table(
     with TemporaryDirectory(prefix="replay-") as folder:
         directory, history = StudyDirectory(Path(folder)), History({})
         strategies = Strategies(
-            space.search_space, space.workload, history, context, CapacityProtocol(), seed
+            space.search_space,
+            space.workload,
+            history,
+            context,
+            CapacityProtocol(),
+            seed,
+            serves_parts=False,
         )
         strategy = strategies.calibrated(sampler, evaluator, directory, watch)
         calibration_seconds = evaluator.seconds

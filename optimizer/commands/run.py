@@ -55,7 +55,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.loop import SearchLoop
-from optimizer.search.prepare import Prepared
+from optimizer.search.prepared import Prepared
 from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.search.winner_phase import (
@@ -64,7 +64,6 @@ from optimizer.search.winner_phase import (
     reserved_seconds,
 )
 from optimizer.search.worker_pool import InlinePool, WorkerPool
-from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
@@ -141,9 +140,6 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         require_space_of_slot(space, slots)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
-    note = _note_of_sampler(options, space)
-    if note is not None:
-        options = replace(options, sampler=_WITHOUT_SIMULATOR)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
     def require(space: Space) -> tuple[Slot, Machine]:
@@ -169,9 +165,8 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
-            for each in (note, idle_gpus_note(space) if slots is None else None):
-                if each is not None:
-                    watch_all(each)
+            if slots is None and (note := idle_gpus_note(space)) is not None:
+                watch_all(note)
             summary = _Study(options, context, watch_all).run(started)
             return RunResult(directory, summary, was_finished=False)
 
@@ -193,28 +188,6 @@ def _with_options(space: Space, options: RunOptions) -> Space:
         options.timeout_seconds or space.budget.wall_clock_seconds,
     )
     return replace(space, study=options.study or space.study, budget=budget)
-
-
-def _note_of_sampler(options: RunOptions, space: Space) -> Note | None:
-    """Return why another sampler than the usual one is chosen; None where it is not.
-
-    Raises:
-        UsageError: where the given sampler cannot search the space.
-    """
-    searched, sampler = space.search_space, options.chosen_sampler
-    if sampler not in CALIBRATED:
-        return None
-    cached = answered_by_cache(space.workload, searched)
-    if not cached:
-        return None
-    reason = (
-        f"the simulator of {sampler} has no response cache, which answers repeated requests "
-        f"to {', '.join(cached)}"
-    )
-    if options.sampler is not None:
-        others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
-        raise UsageError(f"--sampler: must be one of {others}: {reason}")
-    return Note(f"sampler {_WITHOUT_SIMULATOR}: {reason}")
 
 
 def _refuse_with_extra_limits(options: RunOptions, space: Space) -> None:

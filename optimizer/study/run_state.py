@@ -27,6 +27,7 @@ from optimizer.study.events import (
     LevelStarted,
     PhaseStarted,
     SearchStatusChanged,
+    StepFinished,
     StepStarted,
     TrialFinished,
     TrialStarted,
@@ -154,7 +155,7 @@ class RunState:
         match event:
             case PhaseStarted(phase, steps, seconds):
                 self._begin_phase(phase, steps, seconds)
-            case ArtifactReady():
+            case ArtifactReady() | StepFinished():
                 self.done += 1
             case TrialStarted():
                 self._begin_trial(event)
