@@ -15,6 +15,7 @@ from optimizer.search.surrogate.idle_models import OpenRows
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
 from optimizer.simulator.calibration import calibration_points
 from optimizer.simulator.network_forecast import forecaster_of
+from optimizer.simulator.service_prior import ServicePrior
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher
@@ -31,6 +32,7 @@ class Strategies:
         history: that the search adds to.
         protocol: of the search phase.
         seed: of the sampler and the simulations.
+        prior: service times on other hardware; None without any.
     """
 
     space: SearchSpace
@@ -39,6 +41,7 @@ class Strategies:
     context: StudyContext
     protocol: CapacityProtocol
     seed: int
+    prior: ServicePrior | None = None
 
     def uncalibrated(self, sampler: str) -> Strategy:
         """Return a strategy that learns from trials alone."""
@@ -56,10 +59,14 @@ class Strategies:
             return self.uncalibrated(sampler)
         phase = CalibratePhase(evaluator, directory, self.context, watch)
         # The first point is the baseline, which is also the first trial.
-        points = calibration_points(self.space)[1:]
+        lent = self.prior.observations if self.prior is not None else ()
+        points = calibration_points(self.space, lent=lent)[1:]
+        if self.prior is not None:
+            saved = len(calibration_points(self.space)) - 1 - len(points)
+            watch(Note(lent_text(self.prior, len(points), saved)))
         calibration = phase.run([self.space.config(point) for point in points])
         forecaster = forecaster_of(self.space, self.workload, concurrency, self.seed)
-        learnt = LearntForecast(forecaster, calibration, self.workload)
+        learnt = LearntForecast(forecaster, calibration, self.workload, self.prior)
         opened = learnt.open_rows(self.space)
         for idle in opened.idle if opened is not None else ():
             watch(Note(idle.text))
@@ -72,3 +79,17 @@ class Strategies:
             self.space, self.history, forecast, self.context, self.protocol, self.seed, opened
         )
         return SAMPLERS[sampler](policy)
+
+
+def lent_text(prior: ServicePrior, runs: int, saved: int) -> str:
+    """Return what the service times of another study save in the calibrate phase.
+
+    Args:
+        runs: calibration runs that are still made.
+        saved: runs that are not.
+    """
+    return (
+        f"the service times of study {prior.study} are taken over up to a scale: "
+        f"{runs} calibration run{'s' if runs != 1 else ''} instead of {runs + saved}, which saves "
+        f"about {saved * prior.run_seconds:.0f} s (by the runs of that study)"
+    )
