@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -31,13 +32,23 @@ _TOLERANCE = 0.05
 )  # fmt: skip
 @click.option("--trials", type=COUNT, help="Configurations to measure. Default: all.")
 @click.option(
+    "--workers", type=COUNT, default=1, show_default=True,
+    help="Configurations that are measured at the same time, on as many machines.",
+)  # fmt: skip
+@click.option(
     "--prior", metavar="TABLE", help="Take the service times of this table, of the same models on "
     "other hardware, up to a scale; and show what that saves.",
 )  # fmt: skip
 @seed_option("sampler and noise")
 @results_option
 def replay(
-    table: str, sampler: str, trials: int | None, prior: str | None, seed: int, results: Path
+    table: str,
+    sampler: str,
+    trials: int | None,
+    workers: int,
+    prior: str | None,
+    seed: int,
+    results: Path,
 ) -> int:
     """Search TABLE without a server: a file that `record` wrote, or the name of a shipped table.
 
@@ -51,11 +62,11 @@ def replay(
     recorded = open_table(table)
     budget = trials or len(recorded.space.search_space)
     lent = _lent(prior, sampler, seed)
-    result = replay_table(recorded, sampler, seed, budget, PlainLines(console), prior=lent)
+    search = partial(replay_table, recorded, sampler, seed, budget, workers=workers)
+    result = search(PlainLines(console), prior=lent)
     print_line(console, "\n" + replay_text(result))
     if lent is not None:
-        alone = replay_table(recorded, sampler, seed, budget, lambda _: None)
-        print_line(console, savings_text(lent.study, result, alone))
+        print_line(console, savings_text(lent.study, result, search(lambda _: None)))
     return 0 if result.best is not None else 1
 
 

@@ -21,6 +21,7 @@ from optimizer.search.loop import SearchLoop
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
+from optimizer.search.recorded.virtual_pool import VirtualPool
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.service_prior import ServicePrior
 from optimizer.space_file.reader import Budget
@@ -40,7 +41,8 @@ class ReplayedTrial:
     Attributes:
         true_share: the capacity by all measurements of its configuration, relative to the best of
             the table; 0 where the trial did not meet the limits.
-        seconds: of load tests and model loads from the start of the calibration to its end.
+        seconds: of load tests and model loads from the start of the calibration to its end; those
+            that several workers spend at the same time count once.
     """
 
     record: TrialRecord
@@ -53,7 +55,7 @@ class Replay:
     """The search of a table.
 
     Attributes:
-        trials: of the search, in order, without the calibration.
+        trials: of the search, in the order of their ends, without the calibration.
         calibration_seconds: of load tests and model loads before the first trial.
     """
 
@@ -87,7 +89,7 @@ def open_table(name: str) -> RecordedTable:
     raise UsageError(f"TABLE must be a file or one of {names}; got {name!r}")
 
 
-def replay_table(
+def replay_table(  # noqa: PLR0913 - one argument for each option of the command
     table: RecordedTable,
     sampler: str,
     seed: int,
@@ -95,6 +97,7 @@ def replay_table(
     watch: Watcher,
     enough: float | None = None,
     prior: ServicePrior | None = None,
+    workers: int = 1,
 ) -> Replay:
     """Search a table as `run` would have searched the machine; no files are left.
 
@@ -102,6 +105,7 @@ def replay_table(
         trials: budget of the search.
         enough: end the search at the first trial whose true share is at least 1 - enough.
         prior: service times on other hardware; None without any.
+        workers: trials that are measured at the same time, each on a machine like the recorded one.
     """
     space = table.space
     context = recorded_context(space)
@@ -112,7 +116,7 @@ def replay_table(
         watch(event)
         if isinstance(event, TrialFinished):
             share = _true_share(table, event.record)
-            replayed.append(ReplayedTrial(event.record, share, evaluator.seconds))
+            replayed.append(ReplayedTrial(event.record, share, pool.seconds))
 
     def advise() -> SearchStatus:
         if enough is not None and any(trial.true_share >= 1 - enough for trial in replayed):
@@ -126,11 +130,12 @@ def replay_table(
         )
         strategy = strategies.calibrated(sampler, evaluator, directory, watch)
         calibration_seconds = evaluator.seconds
+        pool = VirtualPool(evaluator, context.slot, workers, calibration_seconds)
         searched, make_sampler = space.search_space, strategy.make_sampler
         with OptunaStudy(
             space.study, directory.journal, None, searched, make_sampler, seed
         ) as study:
-            loop = SearchLoop(study, searched, evaluator, directory, history, context, watch_trials)
+            loop = SearchLoop(study, searched, pool, directory, history, context, watch_trials)
             ended = loop.run(Budget(trials, math.inf), advise)
     return Replay(table, tuple(replayed), calibration_seconds, ended)
 

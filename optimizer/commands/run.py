@@ -48,6 +48,7 @@ from optimizer.search.winner_phase import (
     WinnerTest,
     reserved_seconds,
 )
+from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.simulator.service_prior import ServicePrior
 from optimizer.space_file.reader import Budget, Space
@@ -322,7 +323,7 @@ class _Study:
             loop = SearchLoop(
                 study,
                 prepared.space,
-                evaluator,
+                InlinePool(evaluator, self._context.slot),
                 self._directory,
                 history,
                 self._context,

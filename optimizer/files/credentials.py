@@ -6,7 +6,8 @@ import re
 
 _PASSWORD = re.compile(r"(?<=://)([^\s:@]*):\S*@")
 _PARAMETER = re.compile(
-    r"(?<=[?&\s])([\w-]*(?:password|passwd|secret|token|signature|key)[\w-]*=)[^&\s]+", re.IGNORECASE
+    r"(?<=[?&\s])([\w-]*(?:password|passwd|secret|token|signature|key)[\w-]*=)[^&\s]+",
+    re.IGNORECASE,
 )
 
 

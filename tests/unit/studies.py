@@ -33,6 +33,7 @@ from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 from optimizer.search.loop import SearchLoop
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, FixedForecast, no_forecast
+from optimizer.search.worker_pool import InlinePool, WorkerPool
 from optimizer.simulator.forecast import Forecast
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext
@@ -309,7 +310,7 @@ def open_study(
 
 @dataclass
 class Search:
-    """A study in a folder that can be run, left and run again."""
+    """A study in a folder that can be run, left and run again; in this process without a pool."""
 
     folder: Path
     space: SearchSpace
@@ -319,6 +320,7 @@ class Search:
     forecast: Forecast | None = None
     context: StudyContext = SETTING
     watchers: list[Watcher] = field(default_factory=list)
+    pool: WorkerPool | None = None
 
     @property
     def directory(self) -> StudyDirectory:
@@ -352,7 +354,7 @@ class Search:
         return SearchLoop(
             study,
             self.space,
-            self.evaluator,
+            self.pool or InlinePool(self.evaluator, self.context.slot),
             self.directory,
             history,
             self.context,

@@ -11,7 +11,7 @@ from optimizer.measurement.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ConfirmedCapacity, Decision
 from optimizer.study.event_text import load_text, outcome_name, regret_text
-from optimizer.study.history import History
+from optimizer.study.history import outcome_counts
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~])")
 
@@ -41,8 +41,7 @@ def study_note(
         decision: recommendation by them and the confirm phase.
         regret_bound: as in `SearchStatus`; None once the search is over.
     """
-    history = History({record.number: record for record in records})
-    counts = ", ".join(f"{count} {outcome_name(o)}" for o, count in history.counts().items())
+    counts = ", ".join(f"{n} {outcome_name(o)}" for o, n in outcome_counts(records).items())
     many = f"{len(records)} trial{'s' if len(records) != 1 else ''}"
     parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {many}: {counts}"]
     if decision.best is not None:
