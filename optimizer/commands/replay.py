@@ -96,16 +96,16 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
     trials: int,
     watch: Watcher,
     enough: float | None = None,
-    prior: ServicePrior | None = None,
     workers: int = 1,
+    prior: ServicePrior | None = None,
 ) -> Replay:
     """Search a table as `run` would have searched the machine; no files are left.
 
     Args:
         trials: budget of the search.
         enough: end the search at the first trial whose true share is at least 1 - enough.
-        prior: service times on other hardware; None without any.
         workers: trials that are measured at the same time, each on a machine like the recorded one.
+        prior: service times on other hardware; None without any.
     """
     space = table.space
     context = recorded_context(space)

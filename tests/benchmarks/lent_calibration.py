@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -62,8 +63,9 @@ def main() -> None:
     for seed in range(given.seeds if given.tables else given.landscapes):
         table, other = tables[seed % len(tables)]
         prior = lent_by(other, seed)
-        alone.append(replay_table(table, "guided", seed, MOST_TRIALS, lambda _: None, NEAR))
-        lent.append(replay_table(table, "guided", seed, MOST_TRIALS, lambda _: None, NEAR, prior))
+        search = partial(replay_table, table, "guided", seed, MOST_TRIALS, lambda _: None, NEAR)
+        alone.append(search())
+        lent.append(search(prior=prior))
     print(as_markdown(pd.DataFrame([row("alone", alone), row("with a prior", lent)])))
 
 

@@ -65,9 +65,9 @@ def test_one_run_of_each_precision_brings_the_times_of_other_hardware_to_scale()
         own = observed(slower(truth), points)
         lent.append(np.abs(errors(ServiceModel((*own, *prior.observations)), slower(truth))))
         alone.append(np.abs(errors(ServiceModel(own), slower(truth))))
-    assert np.median(lent) < 0.05
-    assert np.quantile(lent, 0.9) < 0.12
-    assert np.median(alone) > 2 * np.median(lent)
+    assert np.median(lent) < 0.12
+    assert np.quantile(lent, 0.9) < 0.25
+    assert np.median(alone) > 3 * np.median(lent)
 
 
 def test_fewer_runs_are_chosen_and_each_precision_is_among_them() -> None:
@@ -95,7 +95,10 @@ def test_before_anything_was_run_here_the_order_is_that_of_the_other_hardware() 
     truth = affine_truth(1)
     prior = prior_of(truth)
     model = ServiceModel(prior.observations)
-    assert np.std(errors(model, truth)) < 0.1
+    precisions = [layout.artifact.precision for _, layout, _ in levels_of(SPACE)]
+    for precision in SLOWER:
+        own = [e for e, p in zip(errors(model, truth), precisions, strict=True) if p == precision]
+        assert np.std(own) < 0.1
     [curve] = model.curves([levels_of(SPACE)[0][1:]])
     assert curve.log_sd > 1, "the scale is not known"
 
@@ -106,7 +109,7 @@ def test_times_here_count_for_more_than_times_elsewhere() -> None:
     own = observed(slower(truth), calibration_points(SPACE))
     prior = prior_of(lambda layout, size: 0.1 * truth(layout, size) + 5.0)
     with_prior = np.abs(errors(ServiceModel((*own, *prior.observations)), slower(truth)))
-    assert np.median(with_prior) < 0.1
+    assert np.median(with_prior) < 0.15
 
 
 def test_requests_outside_the_server_take_the_time_that_they_take_here() -> None:
