@@ -126,7 +126,14 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
     with TemporaryDirectory(prefix="replay-") as folder:
         directory, history = StudyDirectory(Path(folder)), History({})
         strategies = Strategies(
-            space.search_space, space.workload, history, context, CapacityProtocol(), seed, prior
+            space.search_space,
+            space.workload,
+            history,
+            context,
+            CapacityProtocol(),
+            seed,
+            serves_parts=False,
+            prior=prior,
         )
         strategy = strategies.calibrated(sampler, evaluator, directory, watch)
         calibration_seconds = evaluator.seconds

@@ -40,7 +40,7 @@ from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.lent_calibration import lend, lending_study, read_prior
 from optimizer.search.loop import SearchLoop
-from optimizer.search.prepare import Prepared
+from optimizer.search.prepared import Prepared
 from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.search.winner_phase import (
@@ -49,7 +49,6 @@ from optimizer.search.winner_phase import (
     reserved_seconds,
 )
 from optimizer.search.worker_pool import InlinePool
-from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.simulator.service_prior import ServicePrior
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
@@ -125,9 +124,6 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     if options.prior is not None:
         sampler = options.chosen_sampler
         lender = lending_study(options.results, options.prior, sampler, space.content)
-    note = _note_of_sampler(options, space)
-    if note is not None:
-        options = replace(options, sampler=_WITHOUT_SIMULATOR)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
     def check(machine: Machine) -> None:
@@ -152,8 +148,6 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
-            if note is not None:
-                watch_all(note)
             summary = _Study(options, context, watch_all).run(started)
             return RunResult(directory, summary, was_finished=False)
 
@@ -164,28 +158,6 @@ def _with_options(space: Space, options: RunOptions) -> Space:
         options.timeout_seconds or space.budget.wall_clock_seconds,
     )
     return replace(space, study=options.study or space.study, budget=budget)
-
-
-def _note_of_sampler(options: RunOptions, space: Space) -> Note | None:
-    """Return why another sampler than the usual one is chosen; None where it is not.
-
-    Raises:
-        UsageError: where the given sampler cannot search the space.
-    """
-    searched, sampler = space.search_space, options.chosen_sampler
-    if sampler not in CALIBRATED:
-        return None
-    cached = answered_by_cache(space.workload, searched)
-    if not cached:
-        return None
-    reason = (
-        f"the simulator of {sampler} has no response cache, which answers repeated requests "
-        f"to {', '.join(cached)}"
-    )
-    if options.sampler is not None:
-        others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
-        raise UsageError(f"--sampler: must be one of {others}: {reason}")
-    return Note(f"sampler {_WITHOUT_SIMULATOR}: {reason}")
 
 
 def _refuse_with_extra_limits(options: RunOptions, space: Space) -> None:

@@ -13,7 +13,7 @@ from optimizer.search.samplers import CALIBRATED, SAMPLERS, Strategy
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSource, no_forecast
 from optimizer.search.surrogate.idle_models import OpenRows
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
-from optimizer.simulator.calibration import calibration_points
+from optimizer.simulator.calibration import cached_point, calibration_points, parts_alone
 from optimizer.simulator.network_forecast import forecaster_of
 from optimizer.simulator.service_prior import ServicePrior
 from optimizer.study.context import StudyContext
@@ -32,6 +32,8 @@ class Strategies:
         history: that the search adds to.
         protocol: of the search phase.
         seed: of the sampler and the simulations.
+        serves_parts: whether the evaluator measures some of the models alone; a recorded table has
+            no such measurements.
         prior: service times on other hardware; None without any.
     """
 
@@ -41,6 +43,7 @@ class Strategies:
     context: StudyContext
     protocol: CapacityProtocol
     seed: int
+    serves_parts: bool = True
     prior: ServicePrior | None = None
 
     def uncalibrated(self, sampler: str) -> Strategy:
@@ -64,11 +67,16 @@ class Strategies:
         if self.prior is not None:
             saved = len(calibration_points(self.space)) - 1 - len(points)
             watch(Note(lent_text(self.prior, len(points), saved)))
-        calibration = phase.run([self.space.config(point) for point in points])
+        cached = cached_point(self.space, self.workload, self.space.baseline)
+        if cached is not None and cached not in points:
+            points.append(cached)
+        configs = [self.space.config(point) for point in points]
+        parts = [part for config in configs[:1] for part in parts_alone(config)]
+        calibration = phase.run(configs, parts if self.serves_parts else [])
         forecaster = forecaster_of(self.space, self.workload, concurrency, self.seed)
         learnt = LearntForecast(forecaster, calibration, self.workload, self.prior)
         opened = learnt.open_rows(self.space)
-        for idle in opened.idle if opened is not None else ():
+        for idle in opened.idle:
             watch(Note(idle.text))
         return self._strategy(sampler, learnt, opened)
 

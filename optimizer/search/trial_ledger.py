@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.evaluation import Evaluation
@@ -134,11 +133,9 @@ class TrialLedger:
         """Enqueue the nearest point to the incumbent that has no trial; return False for none."""
         incumbent = self._history.incumbent
         center = self._space.position_of(incumbent.config) if incumbent is not None else None
-        taken = set[Position]()
-        while nearest := self._space.nearest(center or self._space.baseline, excluding=taken):
-            config = self._space.config(nearest)
+        for point in self._space.by_distance(center or self._space.baseline):
+            config = self._space.config(point)
             if config not in self._running and self._history.decided(config) is None:
-                self._study.enqueue(nearest)
+                self._study.enqueue(point)
                 return True
-            taken.add(nearest)
         return False

@@ -16,11 +16,17 @@ from numpy.typing import NDArray
 
 from optimizer.measurement.level import HIGHEST_SHARE, floor_per_second
 from optimizer.simulator.batcher import Simulation, histogram
-from optimizer.simulator.network import (
-    Network,
+from optimizer.simulator.network import Network
+from optimizer.simulator.network_simulation import (
     NetworkSimulation,
     network_closed_loop,
     network_open_loop,
+)
+from optimizer.simulator.predicted_values import (
+    PredictedBatcher,
+    PredictedCapacity,
+    PredictedLevel,
+    PredictedSaturation,
 )
 from optimizer.workload.arrivals import ArrivalPattern, arrivals_of
 from optimizer.workload.streams import LatencyLimit
@@ -29,6 +35,9 @@ _WARMUP_SHARE = 0.1
 """Share of a simulation's requests that are warm-up and do not count."""
 
 _MAX_STEPS = 8
+
+_MOST_HITS = 19
+"""Hits for each executed request, up to which a simulation has as many executed requests."""
 
 
 @dataclass(frozen=True)
@@ -44,109 +53,6 @@ class OfferedStream:
     share: float = 1.0
 
 
-@dataclass(frozen=True)
-class PredictedBatcher:
-    """Prediction for one model of a network.
-
-    Attributes:
-        batches: executions by their size in inferences, ascending.
-        utilisation: share of the instances' time that they are occupied.
-        mean_queue_ms: from arrival to execution, of requests that were not refused; 0 without any.
-    """
-
-    name: str
-    batches: dict[int, int]
-    utilisation: float
-    mean_queue_ms: float
-
-    @property
-    def mean_batch(self) -> float:
-        """Mean inferences of an execution; 1 without any."""
-        executions = sum(self.batches.values())
-        return sum(size * n for size, n in self.batches.items()) / executions if executions else 1.0
-
-
-@dataclass(frozen=True)
-class PredictedSaturation:
-    """Prediction for a closed loop without think time.
-
-    Attributes:
-        per_second: requests per second, of all sources.
-        batchers: each model of the network.
-    """
-
-    per_second: float
-    batchers: tuple[PredictedBatcher, ...]
-
-    @property
-    def bottleneck(self) -> PredictedBatcher:
-        """The model whose instances are occupied the most."""
-        return max(self.batchers, key=lambda each: each.utilisation)
-
-    @property
-    def batches(self) -> dict[int, int]:
-        """Executions of the bottleneck."""
-        return self.bottleneck.batches
-
-
-@dataclass(frozen=True)
-class PredictedLevel:
-    """Prediction for the requests of one source under independent arrivals.
-
-    Attributes:
-        offered_per_second: of this source, as the next one.
-        achieved_per_second: rate of good replies while requests were due.
-        latencies_ms: (percentile, latency) pairs, ascending, of requests that were not refused;
-            infinity where all were.
-        mean_queue_ms: from arrival to execution, of the same requests, summed over the models of a
-            request.
-        refused_share: share of the requests that were refused.
-        late_share: share of the requests that were over their limit or refused.
-        batchers: each model of the network, with the requests of all sources.
-    """
-
-    offered_per_second: float
-    achieved_per_second: float
-    latencies_ms: tuple[tuple[float, float], ...]
-    mean_queue_ms: float
-    refused_share: float
-    late_share: float
-    batchers: tuple[PredictedBatcher, ...]
-
-    @property
-    def bottleneck(self) -> PredictedBatcher:
-        """The model whose instances are occupied the most."""
-        return max(self.batchers, key=lambda each: each.utilisation)
-
-    @property
-    def batches(self) -> dict[int, int]:
-        """Executions of the bottleneck by their size in inferences, ascending."""
-        return self.bottleneck.batches
-
-    @property
-    def utilisation(self) -> float:
-        """Share of the time that the instances of the bottleneck are occupied."""
-        return self.bottleneck.utilisation
-
-    def latency_ms(self, percentile: float) -> float:
-        """Return one of the predicted percentiles. Raises KeyError for another."""
-        return dict(self.latencies_ms)[percentile]
-
-
-@dataclass(frozen=True)
-class PredictedCapacity:
-    """The largest rate within the limits, by the rules of `optimizer.load.capacity`.
-
-    Attributes:
-        per_second: requests per second, of all sources; 0 where even the floor load misses a limit.
-        floor_log_excess: logarithm of latency over limit at the floor load, of the worst source.
-    """
-
-    per_second: float
-    saturation: PredictedSaturation
-    floor_log_excess: float
-
-
 def predict_saturation(
     network: Network, concurrency: int, seed: int, mix: Sequence[float] = (1.0,)
 ) -> PredictedSaturation:
@@ -157,7 +63,8 @@ def predict_saturation(
     """
     schedulers = [batcher.scheduler for batcher in network.batchers]
     filled = max(each.instances * each.most_requests for each in schedulers)
-    requests = 2 * concurrency + max(1000, 40 * filled)
+    executed = network.executed_share(mix)
+    requests = 2 * concurrency + _with_hits(max(1000, 40 * filled), executed)
     rng = np.random.default_rng(seed)
     sources = np.zeros(requests, dtype=np.int64)
     if len(mix) > 1:
@@ -165,7 +72,7 @@ def predict_saturation(
     draws = network.draw(sources, rng)
     simulation = network_closed_loop(network, concurrency, draws)
     if simulation.refused.all():
-        return PredictedSaturation(0.0, _batchers(network, simulation, 0.0, math.inf))
+        return PredictedSaturation(0.0, batchers=_batchers(network, simulation, 0.0, math.inf))
     # Count whole executions, from the end of one to the end of another, while all clients send.
     done = np.sort(simulation.done_ms[~simulation.refused])
     begin_ms = done[len(done) // 5]
@@ -177,8 +84,14 @@ def predict_saturation(
     own = simulation.batchers[busiest]
     counted = (own.execution_begin_ms >= begin_ms) & (own.execution_begin_ms < end_ms)
     took_ms, noise = own.execution_ms[counted], draws.noise[busiest][: len(counted)][counted]
-    slower = took_ms.sum() / (took_ms / noise).sum()
-    return PredictedSaturation(slower * 1e3 * completed / (end_ms - begin_ms), batchers)
+    slower = took_ms.sum() / (took_ms / noise).sum() if counted.any() else 1.0
+    rate = slower * 1e3 * completed / (end_ms - begin_ms)
+    return PredictedSaturation(min(rate, network.most_per_second), batchers=batchers)
+
+
+def _with_hits(requests: int, executed_share: float) -> int:
+    """Return the number of requests of which so many are executed."""
+    return round(requests / max(executed_share, 1 / (1 + _MOST_HITS)))
 
 
 def predict_level(
@@ -263,7 +176,7 @@ class Loads:
 
     Args:
         streams: of each source of the network.
-        requests: approximate number of requests of each level.
+        requests: approximate number of requests of each level that are executed.
     """
 
     def __init__(
@@ -272,6 +185,7 @@ class Loads:
         rng = np.random.default_rng(seed)
         total = sum(stream.share for stream in streams)
         self._shares = [stream.share / total for stream in streams]
+        requests = _with_hits(requests, network.executed_share(self._shares))
         pairs = zip(streams, self._shares, strict=True)
         own = [_due(stream.arrivals, requests, share, rng) for stream, share in pairs]
         self._end = min(len(due) / share for due, share in zip(own, self._shares, strict=True))

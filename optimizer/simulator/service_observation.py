@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
-from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
 from optimizer.simulator.sharing import CoresInUse
 
@@ -155,10 +156,7 @@ def _of_models(
     if not own:
         return
     layouts = {m.name: execution_layout(m, config.server) for m in models if m.name in own}
-    busy = {
-        name: min(split.executions * share * _execution_ms(split) / 1000, layouts[name].executing)
-        for name, split in own.items()
-    }
+    busy = {name: _mean_busy(split, share, layouts[name].executing) for name, split in own.items()}
     filled = max(_BUSY_SHARE, _NEAR_BUSIEST * max(busy[n] / layouts[n].executing for n in own))
     for name, split in own.items():
         layout = layouts[name]
@@ -171,6 +169,27 @@ def _of_models(
         cores = level.machine.cores if level.machine is not None else None
         disturbance = _disturbance(level.machine)
         yield ServiceObservation(layout, times, level.network_ms, disturbance, others, cores)
+
+
+def busy_shares(config: ServingConfig, level: LoadLevel) -> dict[str, float]:
+    """Return the share of the time that the instances of each model compute, by model."""
+    splits = {split.model: split for split in level.server if split.batches}
+    share = level.achieved_per_second / max(level.requests_received, 1)
+    layouts = [
+        (model.name, execution_layout(model, config.server).executing)
+        for model in executing(config)
+        if model.name in splits
+    ]
+    return {name: _mean_busy(splits[name], share, most) / most for name, most in layouts}
+
+
+def _mean_busy(split: ServerSplit, share: float, instances: int) -> float:
+    """Return the mean number of instances that compute.
+
+    Args:
+        share: of the server's counts, for a second of the level.
+    """
+    return min(split.executions * share * _execution_ms(split) / 1000, instances)
 
 
 def _execution_ms(split: ServerSplit) -> float:

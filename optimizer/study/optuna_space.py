@@ -14,8 +14,8 @@ from itertools import pairwise
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from optimizer.configuration.model_space import Position
+from optimizer.configuration.named_parameters import Parameter
 from optimizer.configuration.parameter_definition import label
-from optimizer.configuration.parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import Limits
+from optimizer.configuration.named_parameters import parameters_in_order
 from optimizer.configuration.parameter_definition import Value
-from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.atomic import write_json
@@ -21,14 +21,8 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement.cost import Demand, Price, usd_per_million
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.measurement.level import (
-    ClientUse,
-    LevelKind,
-    LoadLevel,
-    Measurement,
-    Slice,
-    StreamLevel,
-)
+from optimizer.measurement.level import LevelKind, LoadLevel, Measurement, Slice, StreamLevel
+from optimizer.measurement.resource_use import ClientUse
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 from optimizer.search.loop import SearchLoop
 from optimizer.search.samplers import SAMPLERS
