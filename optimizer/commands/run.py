@@ -353,7 +353,7 @@ class _Study:
             self._context,
             search_protocol(self._space, self._run.extra_limits_ms),
             self._options.seed,
-            prior,
+            prior=prior,
         )
 
     def _open_study(self, space: SearchSpace, strategy: Strategy) -> OptunaStudy:
