@@ -76,6 +76,7 @@ def run(
     sampler: str | None = None,
     storage: str | None = None,
     warm_start: str | None = None,
+    prior: str | None = None,
     enqueue: Literal["published"] | None = None,
     also_limits_ms: tuple[float, ...] = (),
     winner_tests: tuple[WinnerTest, ...] = (),
@@ -102,6 +103,8 @@ def run(
             `also_limits_ms` or a pipeline.
         storage: URL of a study database; None is a journal file in the study's folder.
         warm_start: name of a study in `results` whose still-valid results are reused.
+        prior: name of a study in `results`, of the same models on other hardware, whose service
+            times are taken over up to a scale.
         enqueue: configurations that are measured first: those of the published benchmark.
         also_limits_ms: latency limits within which the cost is minimised too.
         winner_tests: what is measured of the best configuration besides, however short the run.
@@ -114,7 +117,7 @@ def run(
         cluster: head of a Ray cluster on whose nodes trials run, HOST:PORT or "auto".
         worker_resources: custom resources of Ray that each worker requires.
         results: folder of the studies.
-        cache: folder of the artefact cache; None is this user's.
+        cache: folder of the artefact cache, or the URL of a shared one; None is this user's.
         watch: is called with every event.
 
     Raises:
@@ -129,6 +132,7 @@ def run(
         sampler=sampler,
         storage=storage,
         warm_start=warm_start,
+        prior=prior,
         enqueue=enqueue,
         also_limits_ms=tuple(also_limits_ms),
         winner_tests=tuple(winner_tests),
@@ -137,7 +141,7 @@ def run(
         max_disturbance_percent=max_disturbance_percent,
         cluster=cluster_choice(cluster, (worker_resources or {}).items()),
         results=Path(results),
-        cache=Path(cache) if cache is not None else None,
+        cache=cache,
     )
     result = run_study(options, watch or _ignore)
     return Study(result.directory.root)
@@ -168,7 +172,7 @@ def measure(
         second_opinion: another tool that measures the same level.
         seed: of the arrivals.
         results: folder of the studies; files are written to STUDY/measured/NUMBER below it.
-        cache: folder of the artefact cache; None is this user's.
+        cache: folder of the artefact cache, or the URL of a shared one; None is this user's.
         watch: is called with every event.
 
     Raises:
@@ -184,7 +188,7 @@ def measure(
         second_opinion=second_opinion,
         seed=seed,
         results=Path(results),
-        cache=Path(cache) if cache is not None else None,
+        cache=cache,
     )
     return MeasuredConfiguration(opened, measure_configuration(options, watch or _ignore))
 

@@ -16,6 +16,7 @@ from optimizer.cli.options import (
     Verbosity,
     run_options,
     seed_option,
+    storage_option,
 )
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.output import ResilientConsole
@@ -70,12 +71,15 @@ def _resources(
     help="Sampler that proposes configurations. Default: guided, or tpe with --also-limit or for a "
     "pipeline.",
 )  # fmt: skip
-@click.option(
-    "--storage", help="URL of a study database. Default: a journal file in the study's folder."
-)
+@storage_option
 @click.option(
     "--warm-start", callback=_study_name, metavar="STUDY",
     help="Reuse the still-valid results of another study.",
+)  # fmt: skip
+@click.option(
+    "--prior", callback=_study_name, metavar="STUDY",
+    help="Take the service times of a study of the same models on other hardware, up to a scale, "
+    "which leaves few calibration runs.",
 )  # fmt: skip
 @click.option(
     "--enqueue", type=click.Choice(["published"]),

@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Self
 
-from optimizer.cluster.worker_messages import Go, Opening, OpenWorker, Order
+from optimizer.cluster.worker_messages import Go, Opening, OpenWorker, WorkerOrder
 from optimizer.errors import OptimizerError
 from optimizer.machine import child_shim
 from optimizer.machine.leftovers import MARK, end_leftovers
@@ -216,7 +216,7 @@ class LocalSlots:
         idle = [each for each in self._workers if each.task is None]
         worker = min(idle, key=lambda each: each.losses)
         if task.kind == "evaluate":
-            self._order(worker, Order(task))
+            self._order(worker, WorkerOrder(task))
         else:
             worker.task, self._alone = task, worker
             self._start_alone()
@@ -250,7 +250,7 @@ class LocalSlots:
         """
         assert not self._running, "the workers must be idle"
         for worker in self._workers:
-            self._order(worker, Order(task, waits=True))
+            self._order(worker, WorkerOrder(task, waits=True))
         not_ready = {each.process for each in self._workers}
         ends: list[TaskEnd] = []
         while self._running:
@@ -277,9 +277,9 @@ class LocalSlots:
         """Start the run that is to be alone once nothing else runs."""
         if self._alone is not None and len(self._running) == 1:
             assert self._alone.task is not None, "it is kept until it ends"
-            self._order(self._alone, Order(self._alone.task))
+            self._order(self._alone, WorkerOrder(self._alone.task))
 
-    def _order(self, worker: _Worker, order: Order) -> None:
+    def _order(self, worker: _Worker, order: WorkerOrder) -> None:
         if worker.process is None:
             self._start(worker)
         assert worker.process is not None, "it was just started"

@@ -29,7 +29,7 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerOrder:
     """A task of a worker.
 
     Attributes:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import FrameType
 
-from optimizer.cluster.worker_messages import Go, Opening, Order
+from optimizer.cluster.worker_messages import Go, Opening, WorkerOrder
 from optimizer.errors import OptimizerError
 from optimizer.machine.leftovers import end_leftovers
 from optimizer.study.events import Event, LevelStarted
@@ -45,7 +45,7 @@ def serve(connection: Connection) -> None:
     try:
         with opening.open_worker(opening.slot, tell) as evaluator:
             while True:
-                order: Order = connection.recv()
+                order: WorkerOrder = connection.recv()
                 tell.waits = order.waits
                 connection.send(order.task.run(evaluator, opening.slot))
     except OptimizerError as error:

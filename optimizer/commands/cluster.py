@@ -6,9 +6,11 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from optimizer.artifacts.cache import ArtifactCache, Key
 from optimizer.cluster.choice import ClusterChoice
 from optimizer.cluster.ray_cluster import accelerator_types, connected, offered_slots
 from optimizer.cluster.ray_evaluator import RayEvaluator
@@ -33,7 +35,6 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher
 from optimizer.study.files import read_prepared, read_start
 from optimizer.study.warm_start import unequal
-from optimizer.triton.session import ModelFiles
 
 
 @contextmanager
@@ -132,11 +133,11 @@ class ClusterNodes:
         self._pool.watch = watch
         directory = run.directory
         earlier = read_prepared(directory) if directory.prepared.exists() else None
-        prepared, content = self._pool.open_one(PrepareOnNode(run, earlier))
-        write_json(directory.prepared, content)
-        require_artifacts(prepared.files)
-        self._pool.open_others(MeasureOnNode(run, prepared))
-        yield RayEvaluator(self._pool), prepared
+        there: PreparedElsewhere = self._pool.open_one(PrepareOnNode(run, earlier))
+        write_json(directory.prepared, there.content)
+        there.obtain_artifacts(run.cache)
+        self._pool.open_others(MeasureOnNode(run, there))
+        yield RayEvaluator(self._pool), there.prepared
 
     @contextmanager
     def pool(self, run: RunContext, prepared: Prepared, watch: Watcher) -> Iterator[WorkerPool]:
@@ -162,18 +163,40 @@ def difference(study: Machine, node: Machine) -> str:
     return f"it is of another kind: {'; '.join(texts)}" if texts else ""
 
 
-def require_artifacts(files: Mapping[ArtifactSpec, ModelFiles]) -> None:
-    """Check that the artefacts that were built on another node can be read here.
+@dataclass(frozen=True)
+class PreparedElsewhere:
+    """What one node prepared, for the others.
 
-    Raises:
-        RequirementError: with the first that cannot.
+    Attributes:
+        keys: of the artefacts that are entries of the cache.
+        content: of prepared.json.
     """
-    for spec, own in files.items():
-        if not own.artifact.exists():
-            raise RequirementError(
+
+    prepared: Prepared
+    keys: Mapping[ArtifactSpec, Key]
+    content: Mapping[str, Any]
+
+    def obtain_artifacts(self, cache: ArtifactCache) -> None:
+        """See to it that the artefacts are on this host, from a shared cache where there is one.
+
+        Raises:
+            RequirementError: one of them is not.
+            StorageError: the shared cache cannot be used.
+        """
+        for spec, own in self.prepared.files.items():
+            if own.artifact.exists():
+                continue
+            missing = RequirementError(
                 f"{socket.gethostname()} does not see the artefact {spec.label} at {own.artifact}",
                 "give --cache a folder that all nodes share, or the URL of a shared cache",
             )
+            if spec not in self.keys or cache.shared is None:
+                raise missing
+            cache.get_or_build(self.keys[spec], partial(_raise, missing))
+
+
+def _raise(error: RequirementError, _: Path) -> None:
+    raise error
 
 
 @dataclass(frozen=True)
@@ -188,13 +211,19 @@ class PrepareOnNode:
     earlier: Mapping[str, Any] | None
 
     @contextmanager
-    def __call__(self, node: NodeContext) -> Iterator[tuple[LiveEvaluator, Any]]:
-        """Yield the evaluator, what was prepared, and the content of prepared.json."""
+    def __call__(self, node: NodeContext) -> Iterator[tuple[LiveEvaluator, PreparedElsewhere]]:
+        """Yield the evaluator, and what was prepared."""
         with _on_node(self.run, node) as run:
             if self.earlier is not None:
                 write_json(run.directory.prepared, self.earlier)
             with run.evaluator(node.watch) as (evaluator, prepared):
-                yield evaluator, (prepared, read_prepared(run.directory))
+                keys = {
+                    spec: key
+                    for spec, own in prepared.files.items()
+                    if (key := run.cache.key_of(own.artifact)) is not None
+                }
+                content = read_prepared(run.directory)
+                yield evaluator, PreparedElsewhere(prepared, keys, content)
 
 
 @dataclass(frozen=True)
@@ -202,7 +231,7 @@ class MeasureOnNode:
     """Opens a worker that measures what another one has prepared."""
 
     run: RunContext
-    prepared: Prepared
+    there: PreparedElsewhere
 
     @contextmanager
     def __call__(self, node: NodeContext) -> Iterator[tuple[LiveEvaluator, None]]:
@@ -212,9 +241,10 @@ class MeasureOnNode:
             RequirementError: the node is of another kind, or does not see the artefacts.
         """
         with _on_node(self.run, node) as run:
-            require_artifacts(self.prepared.files)
+            self.there.obtain_artifacts(run.cache)
+            files = self.there.prepared.files
             with run.session() as session, run.levels(node.watch) as levels:
-                yield run.live_evaluator(session, levels, self.prepared.files, node.watch), None
+                yield run.live_evaluator(session, levels, files, node.watch), None
 
 
 @contextmanager

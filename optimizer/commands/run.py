@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +42,7 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import PhaseEvaluator
+from optimizer.search.lent_calibration import lend, lending_study, read_prior
 from optimizer.search.loop import SearchLoop
 from optimizer.search.prepared import Prepared
 from optimizer.search.published_grid import published_positions
@@ -49,6 +52,7 @@ from optimizer.search.winner_phase import (
     WinnerTest,
     reserved_seconds,
 )
+from optimizer.simulator.service_prior import ServicePrior
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
@@ -84,8 +88,9 @@ class RunOptions:
     timeout_seconds: float | None = None
     seed: int = 0
     sampler: str | None = None
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)  # may have a password
     warm_start: str | None = None
+    prior: str | None = None
     enqueue: Literal["published"] | None = None
     also_limits_ms: tuple[float, ...] = ()
     winner_tests: tuple[WinnerTest, ...] = ()
@@ -94,7 +99,7 @@ class RunOptions:
     max_disturbance_percent: float | None = None
     cluster: ClusterChoice | None = None
     results: Path = Path("results")
-    cache: Path | None = None
+    cache: Path | str | None = None
 
     @property
     def chosen_sampler(self) -> str:
@@ -128,6 +133,10 @@ def _run_at(site: TrialSite, options: RunOptions, watch: Watcher, started: float
     space = _with_options(site.read_space(options.space), options)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
+    lender = None
+    if options.prior is not None:
+        sampler = options.chosen_sampler
+        lender = lending_study(options.results, options.prior, sampler, space.content)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
     def require(own: Space) -> tuple[Slot, Machine]:
@@ -145,8 +154,10 @@ def _run_at(site: TrialSite, options: RunOptions, watch: Watcher, started: float
         seed=options.seed,
         extra_limits_ms=options.extra_limits_ms,
         require=require,
-    ) as locked:
-        context = replace(locked, slots=site.slots)
+    ) as opened:
+        context = replace(opened, slots=site.slots)
+        if lender is not None:
+            lend(lender, directory)
         summary = finished_summary(
             directory, space.budget, options.chosen_sampler, options.winner_tests
         )
@@ -219,10 +230,29 @@ class _Study:
         self._context = run.study_context
         self._watch = watch
         self._templates = shipped("model_repository_templates")
+        self._require_lease: Callable[[], None] = lambda: None
 
     def run(self, started: float) -> StudySummary:
         """Run all phases; return the summary that was written."""
         warn_of_space_file(self._space, self._watch)
+        with self._leased():
+            return self._run_leased(started)
+
+    @contextmanager
+    def _leased(self) -> Iterator[None]:
+        """Be the only coordinator of a study in a database, from whichever folder it is run."""
+        if self._options.storage is None:
+            yield
+            return
+        # It imports SQLAlchemy, which no other run needs.
+        from optimizer.study.coordinator_lease import CoordinatorLease
+
+        storage, name = self._options.storage, self._space.study
+        with CoordinatorLease(storage, name, self._watch) as lease:
+            self._require_lease = lease.require
+            yield
+
+    def _run_leased(self, started: float) -> StudySummary:
         # A storage that cannot be opened is an error before the artefacts are built.
         strategies = self._strategies(self._space.search_space, History({}))
         strategy = strategies.uncalibrated(self._options.chosen_sampler)
@@ -277,7 +307,8 @@ class _Study:
         )
         write_searched(self._directory, searched)
         write_source_cards(self._directory, self._space.models)
-        strategies = self._strategies(prepared.space, history)
+        prior = read_prior(self._directory, self._space.workload)
+        strategies = self._strategies(prepared.space, history, prior)
         strategy = strategies.calibrated(
             self._options.chosen_sampler, evaluator, self._directory, self._watch
         )
@@ -337,7 +368,9 @@ class _Study:
         records = [r for r in other.trials.read_all().values() if r.config not in contradicted]
         return carried_over(records, name, prepared.space, self._space.price, self._space.demand)
 
-    def _strategies(self, space: SearchSpace, history: History) -> Strategies:
+    def _strategies(
+        self, space: SearchSpace, history: History, prior: ServicePrior | None = None
+    ) -> Strategies:
         return Strategies(
             space,
             self._space.workload,
@@ -345,10 +378,11 @@ class _Study:
             self._context,
             search_protocol(self._space, self._run.extra_limits_ms),
             self._options.seed,
+            prior=prior,
         )
 
     def _open_study(self, space: SearchSpace, strategy: Strategy) -> OptunaStudy:
-        return OptunaStudy(
+        study = OptunaStudy(
             self._space.study,
             self._directory.journal,
             self._options.storage,
@@ -357,6 +391,8 @@ class _Study:
             self._options.seed,
             objective_names(self._run.extra_limits_ms),
         )
+        study.require_lease = self._require_lease
+        return study
 
     def _confirm(
         self, evaluator: PhaseEvaluator, history: History, prepared: Prepared

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.shared_cache import SharedCache
 from optimizer.commands.called_models import source_from_server
 from optimizer.commands.hosts import launch_with, require_host
 from optimizer.commands.packages import require_packages
@@ -52,17 +54,17 @@ from optimizer.triton.model_config import wrong_field
 from optimizer.triton.session import ModelFiles, ServingSession
 
 
-def cache_folder(folder: Path | None) -> Path:
-    """Return the folder of the artefact cache, absolute.
+def artifact_cache(location: Path | str | None) -> ArtifactCache:
+    """Return the artefact cache in a folder, or this user's in front of a shared one at a URL.
 
-    None is this user's: OPTIMIZER_CACHE, or by the XDG base-directory specification.
+    None is OPTIMIZER_CACHE, or this user's folder by the XDG base-directory specification.
     """
-    if folder is None and (variable := os.environ.get("OPTIMIZER_CACHE")):
-        folder = Path(variable)
-    if folder is None:
-        root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        folder = Path(root) / "triton-cost-optimizer"
-    return folder.absolute()
+    location = location or os.environ.get("OPTIMIZER_CACHE")
+    if location is not None and "://" not in str(location):
+        return ArtifactCache(Path(location).absolute())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
+    shared = SharedCache(str(location)) if location is not None else None
+    return ArtifactCache(root / "triton-cost-optimizer", shared)
 
 
 def open_space(
@@ -144,7 +146,7 @@ class RunContext:
     """What serves and measures the configurations of a space, and where its files are kept.
 
     Attributes:
-        cache: folder of the artefact cache.
+        cache: the artefact cache.
         seed: of the arrivals.
         slot: of everything that runs alone.
         extra_limits_ms: latency limits within which a capacity is measured too, ascending.
@@ -153,7 +155,7 @@ class RunContext:
 
     space: Space
     directory: StudyDirectory
-    cache: Path
+    cache: ArtifactCache
     slot: Slot
     machine: Machine
     seed: int = 0
@@ -221,7 +223,7 @@ class RunContext:
     @contextmanager
     def session(self) -> Iterator[ServingSession]:
         """Yield what serves configurations on the slot; stop its server in the end."""
-        launcher, repository = launch_with(self.space.host, self.directory, self.cache)
+        launcher, repository = launch_with(self.space.host, self.directory, self.cache.root)
         gpus = self.space.search_space.hardware.gpus
         with ServingSession(launcher, repository, self.slot, gpus) as session:
             yield session
@@ -273,7 +275,7 @@ class RunContext:
 def open_run(
     space: Space,
     directory: StudyDirectory,
-    cache: Path | None,
+    cache: Path | str | None,
     remedy: str,
     *,
     seed: int = 0,
@@ -283,7 +285,7 @@ def open_run(
     """Check the machine, lock the directory, and check that its space and machine are the same.
 
     Args:
-        cache: folder of the artefact cache, see `cache_folder`.
+        cache: location of the artefact cache, see `artifact_cache`.
         remedy: what to do about another space, the end of the message.
         extra_limits_ms: see `RunContext`; None where they do not distinguish a study.
         require: checks the machine before anything is written; by default `require_machine`.
@@ -298,7 +300,7 @@ def open_run(
     with directory.locked():
         require_same_space(directory, space, machine, remedy, extra_limits_ms)
         yield RunContext(
-            space, directory, cache_folder(cache), slot, machine, seed, extra_limits_ms or ()
+            space, directory, artifact_cache(cache), slot, machine, seed, extra_limits_ms or ()
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from optimizer.analysis.lent_savings import LentSavings, lent_savings
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.analysis.summary import DisturbanceSummary, ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
@@ -76,6 +77,11 @@ class StudyOutcome:
     def transports(self) -> TransportComparison | None:
         """What transports cost on the best, where that was measured."""
         return self.study.directory.transports.read(self.best.config if self.best else None)
+
+    def lent_text(self) -> Iterator[str]:
+        """Yield what the service times of another study have saved, where one lent them."""
+        if (savings := lent_savings(self.study)) is not None:
+            yield lent_sentence(savings)
 
     def headline(self) -> str:
         """Return the recommendation in one sentence."""
@@ -197,6 +203,7 @@ class StudyOutcome:
             *(Line(transports_sentence(each)) for each in [self.transports] if each is not None),
             Line(f"Price: {form.price_text(self.study.searched.price)}."),
             Line(self.course()),
+            *map(Line, self.lent_text()),
         ]
 
 
@@ -237,6 +244,20 @@ def _disturbance(disturbance: DisturbanceSummary) -> str:
     return (
         f"Trials ran on {workers} workers at the same time, and slowed each other down by up to "
         f"{form.percent(slowdown)}: trials differ by as much. Confirmations ran alone."
+    )
+
+
+def lent_sentence(lent: LentSavings) -> str:
+    """Return what the service times of another study have saved."""
+    here, there = lent.trials_to_best
+    trials = ""
+    if here is not None and there is not None:
+        trials = f"; the best was trial {here} of this study, and trial {there} of that one"
+    return (
+        f"The service times of study {lent.lender} were taken over up to a scale: "
+        f"{lent.runs} calibration run{'s' if lent.runs != 1 else ''} instead of "
+        f"{lent.runs + lent.saved_runs}, which saved about {form.seconds(lent.saved_seconds)}"
+        f"{trials}."
     )
 
 

@@ -116,7 +116,8 @@ class Regression:
         shared = np.array([log_sharing(o.in_use, cores) for o, _ in pairs])
         self._log_ms = np.log([time.occupancy_ms for _, time in pairs]) - shared
         expected = self._prior(self._rows, 0.0).log_ms(self._rows.log_batch)
-        self._level = float(np.mean(self._log_ms - expected))
+        here = np.array([not o.layout.elsewhere for o, _ in pairs])
+        self._level = float(np.mean((self._log_ms - expected)[here if here.any() else ~here]))
         self._parts = covariance(self._rows, self._rows)
         noise = _Noise.of(observations)
         latent = self._fit(noise.covariance(RUN_SD), self._prior(self._rows, self._level))

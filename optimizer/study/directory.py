@@ -47,6 +47,7 @@ class StudyDirectory:
         self.progress = root / "progress.json"
         self.artifacts = root / "artifacts"
         self.calibration = RecordStore(root / "calibration")
+        self.prior = RecordStore(root / "prior")
         self.trials = RecordStore(root / "trials", scored=True, reported=True)
         self.confirmations = RecordStore(root / "confirmations", reported=True)
         self.drift_runs = RecordStore(root / "references")

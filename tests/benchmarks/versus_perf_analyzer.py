@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 
 from optimizer.commands.run_context import (
     RunContext,
-    cache_folder,
+    artifact_cache,
     open_space,
     require_machine,
 )
@@ -116,7 +116,7 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     slot = Slot(cores[:1], cores[-1:])
     _, machine = require_machine(space)
     directory = StudyDirectory(folder / space.study)
-    context = RunContext(space, directory, cache_folder(None), slot, machine)
+    context = RunContext(space, directory, artifact_cache(None), slot, machine)
 
     def ignore(_: Event) -> None:
         pass

@@ -57,6 +57,16 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer run space.yaml --study second --warm-start my-model": (
         "is the command of docs/how-to/own-prices.md, which is run, with another study"
     ),
+    "python -m optimizer run space.yaml --study team "
+    "--storage postgresql://me@db.example.com/studies": (
+        "needs PostgreSQL; tests/e2e/test_team.py runs it, with a server of its own"
+    ),
+    "python -m optimizer run space.yaml --study shared --cache file:///srv/artefacts": (
+        "tests/e2e/test_team.py runs it on two caches, with a folder of its own"
+    ),
+    "python -m optimizer run space.yaml --study second-kind --prior my-model": (
+        "is run by tests/e2e/test_team.py, on a tiny model"
+    ),
     "python -m optimizer run space.yaml --with cold-start --with transports": (
         "is run by tests/e2e/test_winner.py, on a tiny model"
     ),

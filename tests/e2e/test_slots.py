@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import psutil
@@ -53,71 +54,50 @@ def records_of(study: StudyDirectory) -> list[TrialRecord]:
     return list(study.trials.read_all().values())
 
 
-def assert_each_told_once(study: StudyDirectory, trials: int) -> None:
-    records = records_of(study)
-    assert len(records) == trials
-    assert len({record.config for record in records}) == trials
-    assert sorted(record.told_position or 0 for record in records) == list(range(trials))
-    assert study.read_json(study.summary)["trials"]["ok"] == trials
+def content_of(study: StudyDirectory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in study.trials.folder.glob("*.json")}
 
 
-def test_a_search_on_two_slots_survives_the_loss_of_a_worker(
-    space: Path, study: StudyDirectory, start: StartOptimizer
-) -> None:
-    optimizer = start(space, *SLOTS)
-    # The baseline is measured alone; then both workers have a trial.
-    optimizer.wait_for("  3/3 on ")
-    servers = optimizer.marked.servers()
-    assert len(servers) == 2
-    affinities = {tuple(server.cpu_affinity()) for server in servers}
-    assert len(affinities) == 2, "each server has a core of its own"
-    status = study_status(study.root.parent, "tiny")
-    assert status.disturbance is not None
-    workers_of(optimizer)[0].kill()
-    assert optimizer.wait() == 0, optimizer.errors
-    assert_each_told_once(study, 3)
-    assert "was lost: its process ended with signal SIGKILL" in optimizer.output
-    assert {record.worker for record in records_of(study)} <= {"slot-0", "slot-1"}
-    [again] = [record for record in records_of(study) if len(record.workers) > 1]
-    assert again.outcome == "ok"
-    assert (study.root / "logs" / f"server.{again.worker}.log").exists()
-    assert study.read_json(study.summary)["disturbance"]["workers"] == 2
-    assert study.read_json(study.summary)["machine"]["cores"] == 1
-
-
-def test_a_killed_coordinator_leaves_nothing_and_is_resumed(
+def test_the_loss_of_a_worker_and_of_the_coordinator_costs_no_trial(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
     killed = start(space, *SLOTS)
+    # The baseline is measured alone; then both workers have a trial.
     killed.wait_for("  3/3 on ")
-    assert (len(workers_of(killed)), len(killed.marked.servers())) == (2, 2)
-    before = {path.name: path.read_bytes() for path in study.trials.folder.glob("*.json")}
-    assert before
+    servers = killed.marked.servers()
+    assert len({tuple(server.cpu_affinity()) for server in servers}) == 2, "a core for each"
+    assert study_status(study.root.parent, "tiny").disturbance is not None
+    [lost, *_] = workers_of(killed)
+    lost.kill()
+    killed.wait_for("was lost: its process ended with signal SIGKILL")
+    wait_until(lambda: len(records_of(study)) == 3, "all trials")
+    assert max(len(record.workers) for record in records_of(study)) == 2, "one ran again"
+    before = content_of(study)
     killed.kill()
     killed.assert_nothing_left()
     again = start(space, *SLOTS)
     assert again.wait() == 0, again.errors
-    assert_each_told_once(study, 3)
-    for name, content in before.items():
-        assert (study.trials.folder / name).read_bytes() == content, "not measured again"
+    assert content_of(study) == before, "nothing is measured again"
+    records = records_of(study)
+    assert len({record.config for record in records}) == 3
+    assert sorted(record.told_position or 0 for record in records) == [0, 1, 2]
+    assert {record.worker for record in records} <= {"slot-0", "slot-1"}
+    assert all(study.server_log_of(record) != study.server_log for record in records)
+    summary = study.read_json(study.summary)
+    assert summary["trials"]["ok"] == 3
+    assert summary["disturbance"]["workers"] == 2
+    assert summary["machine"]["cores"] == 1
 
 
-def test_ctrl_c_ends_both_workers_and_their_servers(
+def test_ctrl_c_ends_both_workers_and_the_whole_machine_does_not_go_on_with_their_study(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
     optimizer = start(space, *SLOTS)
     optimizer.wait_for("  3/3 on ")
-    optimizer.process.send_signal(2)
+    assert (len(workers_of(optimizer)), len(optimizer.marked.servers())) == (2, 2)
+    optimizer.process.send_signal(signal.SIGINT)
     assert optimizer.wait() == 130, optimizer.errors
     assert optimizer.errors == "interrupted (SIGINT); rerun the command to resume\n"
-
-
-def test_a_study_of_slots_is_not_resumed_on_the_whole_machine(
-    space: Path, study: StudyDirectory, start: StartOptimizer
-) -> None:
-    first = start(space, *SLOTS)
-    wait_until(study.space.exists, "a study")
-    first.end()
     other = start(space)
     assert other.wait() == 2
     assert "machine.cores" in other.errors

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.shared_cache import SharedCache
 from optimizer.cli import commands
 from optimizer.cluster.choice import ClusterChoice, cluster_choice
 from optimizer.commands import trial_site
@@ -17,8 +19,11 @@ from optimizer.commands.trial_site import open_site
 from optimizer.configuration.hardware import Hardware
 from optimizer.errors import RequirementError, SpaceFileError, UsageError
 from optimizer.measurement.cost import Price
+from optimizer.search.prepared import Prepared
 from optimizer.space_file.reader import load_space, study_with_prices
+from optimizer.triton.session import ModelFiles
 from tests.e2e import tiny
+from tests.unit.studies import MACHINE, small_space
 
 HARDWARE = Hardware(2, 8000)
 LISTED = {"g4dn.xlarge": Price("g4dn.xlarge", 0.5, "list", "2026-01-01")}
@@ -128,7 +133,6 @@ class TestOnNodes:
 
     def test_a_node_of_another_kind_is_told_how_it_differs(self) -> None:
         from optimizer.commands.cluster import difference
-        from tests.unit.studies import MACHINE
 
         other = replace(MACHINE, cpu="another", driver="580.1")
         assert difference(MACHINE, MACHINE) == ""
@@ -137,26 +141,35 @@ class TestOnNodes:
         assert f"cpu is another, the study's is {MACHINE.cpu}" in text
         assert "driver is 580.1" in text
 
-    def test_an_artefact_that_a_node_does_not_see_is_named_with_the_remedy(
-        self, tmp_path: Path
-    ) -> None:
-        from optimizer.commands.cluster import require_artifacts
-        from optimizer.triton.session import ModelFiles
-        from tests.unit.studies import small_space
+    def test_an_artefact_comes_from_a_shared_cache_or_is_named(self, tmp_path: Path) -> None:
+        from optimizer.commands.cluster import PreparedElsewhere
 
+        shared = SharedCache((tmp_path / "shared").as_uri())
+        builder = ArtifactCache(tmp_path / "builder", shared)
+        built = builder.get_or_build({"kind": "graph"}, _write_graph)
+        assert builder.key_of(built.path) == {"kind": "graph"}
+        assert builder.key_of(tmp_path) is None
         space = small_space()
         spec = space.artifacts[0]
+        node = ArtifactCache(tmp_path / "node", shared)
+        file = node.root / built.path.relative_to(builder.root)
         payloads = (
             load_space(tiny.write_space(tmp_path, tiny.space()), {}, HARDWARE)
             .workload.streams[0]
             .payloads
         )
-        there = ModelFiles(tmp_path, payloads, ())
-        require_artifacts({spec: there})
-        gone = replace(there, artifact=tmp_path / "gone")
+        prepared = Prepared(space, {spec: ModelFiles(file, payloads, ())}, (), 0.0)
+
+        alone = PreparedElsewhere(prepared, {spec: {"kind": "graph"}}, {})
         with pytest.raises(RequirementError) as refused:
-            require_artifacts({spec: gone})
-        assert f"does not see the artefact {spec.label} at {tmp_path / 'gone'}" in str(
-            refused.value
-        )
+            alone.obtain_artifacts(ArtifactCache(node.root))
+        assert f"does not see the artefact {spec.label} at {file}" in str(refused.value)
         assert "give --cache a folder that all nodes share" in str(refused.value)
+        with pytest.raises(RequirementError, match="does not see the artefact"):
+            replace(alone, keys={spec: {"kind": "other"}}).obtain_artifacts(node)
+        alone.obtain_artifacts(node)
+        assert (file / "graph").read_text() == "a graph"
+
+
+def _write_graph(folder: Path) -> None:
+    (folder / "graph").write_text("a graph")

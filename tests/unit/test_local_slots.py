@@ -103,7 +103,7 @@ def pool(shared: Pool) -> Pool:
 
 class TestContract(WorkerPoolContract):
     @pytest.fixture
-    def pool(self, shared: Pool) -> WorkerPool:  # type: ignore[override]
+    def pool(self, shared: Pool) -> WorkerPool:
         shared.as_new()
         return shared.slots
 

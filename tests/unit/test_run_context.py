@@ -48,7 +48,7 @@ def test_a_refused_check_leaves_no_file(tmp_path: Path) -> None:
 
 def test_an_open_run_holds_its_directory(tmp_path: Path) -> None:
     with opened(tmp_path, seed=7, extra_limits_ms=(50.0,)) as context:
-        assert context.cache == tmp_path / "cache"
+        assert context.cache.root == tmp_path / "cache"
         assert (context.seed, context.study_context.extra_limits_ms) == (7, (50.0,))
         assert context.machine_json["server_cores"] == list(SETTING.slot.cores)
         with pytest.raises(StudyBusyError), opened(tmp_path):
