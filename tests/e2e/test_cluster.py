@@ -143,7 +143,9 @@ def test_a_search_survives_the_loss_of_a_node_and_of_its_coordinator(
     assert content_of(study).items() >= before.items()
     assert Counter(r.config for r in records if not r.unmeasured).most_common()[0][1] == 1
     assert len(records) == len(DELAYS)
-    assert {name for record in records for name in record.workers} == {"one", "two", "three"}
+    [lost] = [record.workers for record in records if len(record.workers) > 1]
+    assert lost[0] == "three"
+    assert lost[1] in ("one", "two")
     assert_each_was_told_once(study)
 
     options = ("--study", "alone", "--sampler", "grid")
