@@ -30,13 +30,18 @@ _MOST_LEVELS = 2_000
 _Ints = NDArray[np.int64]
 
 
-def calibration_points(space: SearchSpace, count: int | None = None) -> list[Position]:
+def calibration_points(
+    space: SearchSpace, count: int | None = None, executed: NDArray[np.bool_] | None = None
+) -> list[Position]:
     """Return at most `count` points, in the order of their use, the baseline first.
 
     The saturated level of each next point lowers the summed variance of the log saturation over all
     points of the space the most, given the points before it. The prior alone decides, so the points
     do not depend on results. Of points that differ only in preferred batch sizes and queue delay,
     the one without either is taken: saturated, it executes its largest batch.
+
+    Args:
+        executed: points whose service times a run shows, shape [points]; all of them by default.
     """
     if count is None:
         one_each = len(space.models) > 1 and len(space.artifacts) == len(space.models)
@@ -53,7 +58,9 @@ def calibration_points(space: SearchSpace, count: int | None = None) -> list[Pos
         for (own, distinct_levels), first_level in zip(levels, start, strict=True)
     ]
     points, taken = [space.baseline], (distinct == start).all(axis=1)
-    while len(points) < min(count, len(distinct)):
+    if executed is not None:
+        taken |= ~executed[rows]
+    while len(points) < count and not taken.all():
         gains = sum(d.gains(own) for d, own in zip(designs, distinct.T, strict=True))
         best = int(np.argmax(np.where(taken, -np.inf, gains)))
         taken[best] = True
@@ -61,6 +68,19 @@ def calibration_points(space: SearchSpace, count: int | None = None) -> list[Pos
         for design, number in zip(designs, distinct[best], strict=True):
             design.measure(int(number))
     return points
+
+
+def executed_points(space: SearchSpace, workload: Workload) -> NDArray[np.bool_]:
+    """Return which points have no response cache that answers, shape [points]; all if none is so.
+
+    What a cache answers keeps cores busy and no instance: such a run shows no service times.
+    """
+    executed = np.ones(len(space), dtype=np.bool_)
+    if answered_by_cache(workload, space):
+        for n, parameter in enumerate(space.parameters):
+            if parameter.name == "response_cache":
+                executed &= ~np.array(parameter.values, dtype=np.bool_)[space.points[:, n]]
+    return executed if executed.any() else ~executed
 
 
 def cached_point(space: SearchSpace, workload: Workload, near: Position) -> Position | None:
