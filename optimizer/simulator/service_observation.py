@@ -159,10 +159,11 @@ def _of_models(
         name: min(split.executions * share * _execution_ms(split) / 1000, layouts[name].executing)
         for name, split in own.items()
     }
-    filled = max(_BUSY_SHARE, _NEAR_BUSIEST * max(busy[n] / layouts[n].executing for n in own))
+    longest = max(own, key=lambda name: own[name].queue_ms * own[name].requests)
     for name, split in own.items():
         layout = layouts[name]
-        fills = _queues(split) and busy[name] >= filled * layout.executing
+        full = name == longest and busy[name] >= _BUSY_SHARE * layout.executing
+        fills = full and _queues(split)
         rate = share * split.requests if fills and name not in graph.names else None
         times = _times(split, layout.executing, rate)
         if level.kind != "saturation":

@@ -35,17 +35,17 @@ def fixed(space: Space, position: Position) -> Space:
 
 
 def others(study: StudyReading, count: int) -> list[Position]:
-    """Points that were not among the calibration runs, drawn at random."""
+    """Points that calibration runs and the baseline's trial did not measure, drawn at random."""
     space = study.searched.search_space
-    calibrated_with = {record.config for record in study.calibration}
+    calibrated_with = {record.config for record in (*study.calibration, study.trials[0])}
     every = [space.at(row) for row in np.random.default_rng(5).permutation(len(space))]
     return [point for point in every if space.config(point) not in calibrated_with][:count]
 
 
 def compare(study: StudyReading, space: Space, count: int, results: Path) -> None:
-    """Print predictions from the calibration beside measurements."""
+    """Print predictions from the calibration and the baseline's trial beside measurements."""
     workload, searched = study.searched.workload, study.searched.search_space
-    service = calibrated(study.calibration, workload)
+    service = calibrated((*study.calibration, study.trials[0]), workload)
     errors = []
     for position in others(study, count):
         config = searched.config(position)
