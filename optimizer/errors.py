@@ -11,7 +11,8 @@
     ├── RunError                   4   the run could not continue
     │   ├── StorageError               results or study storage cannot be written (disk full, lost)
     │   │   └── DamagedStudyError          a study's own file cannot be used, and which
-    │   └── EverythingFailedError      the circuit breaker: failures in a row, the baseline included
+    │   ├── EverythingFailedError      the circuit breaker: failures in a row, the baseline included
+    │   └── WorkersLostError           no worker is left; the study can be resumed
     └── TrialFailure               -   one configuration could not be measured: outcome `failed`
         ├── BuildFailure               an artefact could not be built
         ├── ContainerFailure           the container engine refused, or did not answer
@@ -163,6 +164,10 @@ class DamagedStudyError(StorageError):
 
 class EverythingFailedError(RunError):
     """Too many trials in a row failed, the baseline among them, or most could not be measured."""
+
+
+class WorkersLostError(RunError):
+    """Every worker of the run is lost; the study can be resumed."""
 
 
 class TrialFailure(OptimizerError):

@@ -9,7 +9,7 @@ import re
 from markdown_table import table
 
 from optimizer.configuration import model_graph, serving_config
-from optimizer.measurement import cost, estimates, trial_record
+from optimizer.measurement import cost, estimates, resource_use, trial_record
 from optimizer.measurement import level as measurement
 
 _RECORDED: tuple[type, ...] = (
@@ -23,9 +23,9 @@ _RECORDED: tuple[type, ...] = (
     estimates.Percentile,
     measurement.ServerSplit,
     measurement.BatchPoint,
-    measurement.ClientUse,
-    measurement.MachineUse,
-    measurement.GpuUse,
+    resource_use.ClientUse,
+    resource_use.MachineUse,
+    resource_use.GpuUse,
     measurement.Slice,
     measurement.ExtraLimit,
     serving_config.ServingConfig,

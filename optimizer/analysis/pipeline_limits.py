@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from optimizer.analysis.pipeline_times import (
+from optimizer.configuration.serving_config import ModelServing, ServingConfig
+from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.simulator.service_curve import ServiceCurve
+from optimizer.study.pipeline_times import (
     PipelineTimes,
     StepTimes,
     execution_ms,
     pipeline_times,
 )
-from optimizer.configuration.serving_config import ModelServing, ServingConfig
-from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
-from optimizer.measurement.trial_record import TrialRecord
-from optimizer.simulator.service_curve import ServiceCurve
 
 BUSY = 0.6
 """Share of the time; where no step is busier at saturation, none limits the pipeline."""

@@ -19,7 +19,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.learnt_forecast import calibrated, with_trials
 from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.simulator.service_model import ServiceModel
-from optimizer.study.decision import Decision, decide
+from optimizer.study.decision import ConfirmedCapacity, Decision, decide
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.files import read_start
 from optimizer.study.searched_space import SearchedSpace, read_searched
@@ -85,13 +85,25 @@ class StudyReading:
         """What was measured beside the trials."""
         return LoadRuns(self.calibration, (), self.confirmations)
 
-    @property
-    def saturated(self) -> bool:
-        """Whether anything tells how long batches take; with a response cache too little does."""
-        return not self._cached and bool(self._learnt.observations)
+    def setup_seconds(self, finding: ConfirmedCapacity) -> float:
+        """Return the time until a configuration serves on a running machine.
+
+        It is measured from the start of the server where the run has measured cold starts, and
+        otherwise what its trial took, which may have had a server that was running already.
+        """
+        cold = self.directory.cold_start.read(finding.candidate.config)
+        return finding.trial.seconds.serving if cold is None else cold.as_served.ready_seconds
 
     @property
-    def _cached(self) -> tuple[str, ...]:
+    def saturated(self) -> bool:
+        """Whether anything tells how long batches take, and what a response cache answers."""
+        return not self._unknown_cache and bool(self._learnt.observations)
+
+    @property
+    def _unknown_cache(self) -> tuple[str, ...]:
+        """The models whose requests a cache may answer, where nothing tells how many."""
+        if any(level.entry_bytes for level in self._learnt.cached_levels):
+            return ()
         return answered_by_cache(self.searched.workload, self.searched.search_space)
 
     @property
@@ -99,13 +111,13 @@ class StudyReading:
         """Service times by all that was saturated.
 
         Raises:
-            UsageError: where nothing was, or a response cache answers.
+            UsageError: where nothing was, or nothing tells what a response cache answers.
         """
-        if self._cached:
+        if self._unknown_cache:
             raise UsageError(
                 f"study {self.name}: a response cache answers repeated requests to "
-                f"{', '.join(self._cached)}, and the simulator has none: measure the configuration "
-                "instead"
+                f"{', '.join(self._unknown_cache)}, and no measurement of the study tells how "
+                "large its responses are: measure the configuration instead, or search it again"
             )
         if not self.saturated:
             raise UsageError(f"study {self.name} has saturated nothing yet: run it first")

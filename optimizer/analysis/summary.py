@@ -24,7 +24,7 @@ from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.search.confirm import Confirmed
 from optimizer.search.drift import saturation_rates
-from optimizer.search.prepare import Prepared
+from optimizer.search.prepared import Prepared
 from optimizer.space_file.reader import Space
 from optimizer.space_file.section import first_mistake
 from optimizer.study.confidence import CapacityClaim

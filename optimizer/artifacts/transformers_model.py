@@ -15,12 +15,13 @@ import numpy as np
 
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import file_digest, versions
-from optimizer.configuration.parameters import suggestion
+from optimizer.configuration.named_parameters import suggestion
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, RequirementError, UsageError, cause_text
 from optimizer.workload.data_types import data_type_of
 from optimizer.workload.model_spec import ModelSpec, TransformersSource, chosen_outputs
-from optimizer.workload.streams import LengthDistribution, OutputTensor, Tensors, stack
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import OutputTensor, Tensors, stack
 
 if TYPE_CHECKING:
     import torch

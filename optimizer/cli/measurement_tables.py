@@ -16,16 +16,9 @@ from optimizer.load.user_load import UserLoad
 from optimizer.measurement.cache_use import CacheUse, cache_uses
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.host_share import HostTiming, model_ms
-from optimizer.measurement.level import (
-    BatchPoint,
-    GpuUse,
-    LoadLevel,
-    MachineUse,
-    Measurement,
-    ServerSplit,
-    StreamLevel,
-)
+from optimizer.measurement.level import BatchPoint, LoadLevel, Measurement, ServerSplit, StreamLevel
 from optimizer.measurement.level_checks import capacity_basis, why_missed, why_void
+from optimizer.measurement.resource_use import GpuUse, MachineUse
 from optimizer.report import number_formats as form
 from optimizer.report.pipeline_tables import breakdown_parts, breakdowns
 from optimizer.report.table import Table, table_of

@@ -28,9 +28,15 @@ _TOLERANCE = 0.05
     help="Sampler that proposes configurations.",
 )  # fmt: skip
 @click.option("--trials", type=COUNT, help="Configurations to measure. Default: all.")
+@click.option(
+    "--workers", type=COUNT, default=1, show_default=True,
+    help="Configurations that are measured at the same time, on as many machines.",
+)  # fmt: skip
 @seed_option("sampler and noise")
 @results_option
-def replay(table: str, sampler: str, trials: int | None, seed: int, results: Path) -> int:
+def replay(
+    table: str, sampler: str, trials: int | None, workers: int, seed: int, results: Path
+) -> int:
     """Search TABLE without a server: a file that `record` wrote, or the name of a shipped table.
 
     For the table "published_benchmark", which has the 24 rows of the published benchmark, the
@@ -42,7 +48,7 @@ def replay(table: str, sampler: str, trials: int | None, seed: int, results: Pat
         return 0
     recorded = open_table(table)
     budget = trials or len(recorded.space.search_space)
-    result = replay_table(recorded, sampler, seed, budget, PlainLines(console))
+    result = replay_table(recorded, sampler, seed, budget, PlainLines(console), workers=workers)
     print_line(console, "\n" + replay_text(result))
     return 0 if result.best is not None else 1
 

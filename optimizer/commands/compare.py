@@ -97,6 +97,7 @@ def _study(study: ComparedStudy) -> dict[str, Any]:
         "machine": study.reading.machine.to_json(),
         "price": asdict(own.price),
         "demand": asdict(own.demand),
+        "limits": {stream.name: asdict(stream.limit) for stream in own.workload.streams},
         "baseline": _entry(study.baseline),
         "best": _entry(study.best),
         "best_at_the_first_studys_demand": _finding(study.recounted),

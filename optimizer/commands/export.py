@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -122,22 +123,15 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
     if options.examples:
         where = bundle_host(options.server or content.server, config)
     target = options.target.absolute()
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with _work_folder(target) as work:
         watch(StepStarted(f"writing {describe(config)}"))
-        staging = work / "staging"
-        artifacts = StudyArtifacts(study, ArtifactCache(cache_folder(options.cache)), staging)
+        cache = ArtifactCache(cache_folder(options.cache))
+        artifacts = StudyArtifacts(study, cache, work / "staging")
         source = ExportSource(
             study=study,
             finding=finding,
             artifacts={m.name: artifacts.find(m.artifact) for m in config.models},
-            tolerances={
-                model.name: content.tolerance(target.name)
-                for target in config.targets
-                for model in config.part(target.name).models
-            },
+            tolerances=content.tolerances(config),
             versions=content.versions(),
             cards=read_source_cards(study.directory),
             made_by=made_by,
@@ -155,9 +149,19 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
             out.mkdir()
             FORMATS[options.format](bundle, source, out)
             out.rename(target)
+    return bundle.manifest
+
+
+@contextmanager
+def _work_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder beside the target, which is removed in the end. Raises StorageError."""
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return bundle.manifest
 
 
 def _base(options: ExportOptions, study: StudyReading, config: ServingConfig) -> PatchBase | None:
@@ -232,6 +236,14 @@ class _Content:
             return MeasurementSettings(**self._at("measurement"))
         except TypeError as error:
             raise self._damaged("measurement") from error
+
+    def tolerances(self, config: ServingConfig) -> dict[str, AccuracyLimits]:
+        """Return the accuracy limits by model; those of steps are their pipeline's."""
+        return {
+            model.name: self.tolerance(target.name)
+            for target in config.targets
+            for model in config.part(target.name).models
+        }
 
     def tolerance(self, model: str) -> AccuracyLimits:
         """Return the accuracy limits of a model, without the task's metric."""

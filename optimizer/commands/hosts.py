@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.configuration.hosting import ContainerHost, EmbeddedHost, Host, RemoteHost
-from optimizer.configuration.parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
+from optimizer.configuration.named_parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
 from optimizer.configuration.releases import content_of, refuse_newer_fields
 from optimizer.configuration.runtimes import HOSTED_PACKAGE, Runtime
 from optimizer.configuration.search_space import SearchSpace

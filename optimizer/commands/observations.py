@@ -42,7 +42,7 @@ def _observation(name: str, study: StudyReading, capacity: ConfirmedCapacity) ->
         latency_ms=worst.latency_ms(worst.limit_percentile),
         use=level.machine,
         gpu_memory_mib=_gpu_memory_mib(study),
-        setup_seconds=capacity.trial.seconds.serving,
+        setup_seconds=study.setup_seconds(capacity),
         warnings=(*level.warnings, *_basis(capacity.candidate.measurement)),
     )
 

@@ -205,13 +205,12 @@ def _source(
         described += f"; extrapolated, {extrapolation_basis(used, present)}"
     measurement = candidate.measurement
     cold = study.directory.cold_start.read(candidate.config)
-    setup = finding.trial.seconds.serving if cold is None else cold.as_served.ready_seconds
     instance = Instance(
         name=name,
         price=price,
         capacity_per_second=copies * measurement.capacity_per_second,
         capacity_low_per_second=copies * measurement.capacity_low_per_second,
-        setup_seconds=setup,
+        setup_seconds=study.setup_seconds(finding),
         served=_served(study, candidate.config),
         copies=copies,
         setup_measured=cold is not None,

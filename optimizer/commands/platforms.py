@@ -53,7 +53,7 @@ def _deployment(bundle: Bundle, winner: ExportSource) -> Deployment:
         searched.demand,
         searched.price,
         _image(bundle, host),
-        load_seconds=finding.trial.seconds.serving or None,
+        load_seconds=winner.study.setup_seconds(finding) or None,
     )
     return replace(deployment, measured_on=served_by(host, winner.study.machine))
 

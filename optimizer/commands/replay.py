@@ -20,6 +20,7 @@ from optimizer.search.loop import SearchLoop
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
+from optimizer.search.recorded.virtual_pool import VirtualPool
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.directory import StudyDirectory
@@ -36,7 +37,8 @@ class ReplayedTrial:
     Attributes:
         true_share: the capacity by all measurements of its configuration, relative to the best of
             the table; 0 where the trial did not meet the limits.
-        seconds: of load tests and model loads from the start of the calibration to its end.
+        seconds: of load tests and model loads from the start of the calibration to its end; those
+            that several workers spend at the same time count once.
     """
 
     record: TrialRecord
@@ -49,7 +51,7 @@ class Replay:
     """The search of a table.
 
     Attributes:
-        trials: of the search, in order, without the calibration.
+        trials: of the search, in the order of their ends, without the calibration.
         calibration_seconds: of load tests and model loads before the first trial.
     """
 
@@ -90,12 +92,14 @@ def replay_table(
     trials: int,
     watch: Watcher,
     enough: float | None = None,
+    workers: int = 1,
 ) -> Replay:
     """Search a table as `run` would have searched the machine; no files are left.
 
     Args:
         trials: budget of the search.
         enough: end the search at the first trial whose true share is at least 1 - enough.
+        workers: trials that are measured at the same time, each on a machine like the recorded one.
     """
     space = table.space
     context = recorded_context(space)
@@ -106,7 +110,7 @@ def replay_table(
         watch(event)
         if isinstance(event, TrialFinished):
             share = _true_share(table, event.record)
-            replayed.append(ReplayedTrial(event.record, share, evaluator.seconds))
+            replayed.append(ReplayedTrial(event.record, share, pool.seconds))
 
     def advise() -> SearchStatus:
         if enough is not None and any(trial.true_share >= 1 - enough for trial in replayed):
@@ -116,15 +120,22 @@ def replay_table(
     with TemporaryDirectory(prefix="replay-") as folder:
         directory, history = StudyDirectory(Path(folder)), History({})
         strategies = Strategies(
-            space.search_space, space.workload, history, context, CapacityProtocol(), seed
+            space.search_space,
+            space.workload,
+            history,
+            context,
+            CapacityProtocol(),
+            seed,
+            serves_parts=False,
         )
         strategy = strategies.calibrated(sampler, evaluator, directory, watch)
         calibration_seconds = evaluator.seconds
+        pool = VirtualPool(evaluator, context.slot, workers, calibration_seconds)
         searched, make_sampler = space.search_space, strategy.make_sampler
         with OptunaStudy(
             space.study, directory.journal, None, searched, make_sampler, seed
         ) as study:
-            loop = SearchLoop(study, searched, evaluator, directory, history, context, watch_trials)
+            loop = SearchLoop(study, searched, pool, directory, history, context, watch_trials)
             ended = loop.run(Budget(trials, math.inf), advise)
     return Replay(table, tuple(replayed), calibration_seconds, ended)
 

@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from optimizer.analysis.effects import Effects, effects_of
 from optimizer.analysis.study_reading import StudyReading, read_study
-from optimizer.commands.pareto import forecast_within, latency_cost_context, measured_costs
+from optimizer.commands.pareto import latency_cost_context, measured_costs
 from optimizer.commands.simulate import predicted_serving
 from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.serving_config import ServingConfig, describe
@@ -71,7 +70,9 @@ def report_study(results: Path, study: str, seed: int = 0) -> ReportResult:
 def _report(study: StudyReading, seed: int) -> StudyReport:
     searched, today = study.searched, datetime.now(UTC)
     service = calibrated(study.calibration, searched.workload)
-    forecast = _by_calibration(study, service, seed)
+    forecaster = forecaster_of(searched.search_space, searched.workload, concurrency, seed)
+    # Before the search, if the study was calibrated.
+    forecast = forecaster.forecast(service) if service.observations else None
     outcome = StudyOutcome(study, study.summary, price_warning(searched.price, today.date()))
     return StudyReport(
         outcome=outcome,
@@ -80,29 +81,17 @@ def _report(study: StudyReading, seed: int) -> StudyReport:
         costs=measured_costs(study),
         curves=_curves(study, finalists(outcome), seed) if study.saturated else {},
         written=f"{today:%Y-%m-%d %H:%M} UTC",
-        left_at_baseline=_left_at_baseline(study, service, forecast, seed)
+        left_at_baseline=_left_at_baseline(study, forecaster, service)
         if forecast is not None
         else (),
     )
 
 
-def _by_calibration(study: StudyReading, service: ServiceModel, seed: int) -> Forecast | None:
-    """Return the forecast of every configuration before the search, if it was calibrated."""
-    if not service.observations:
-        return None
-    return forecast_within(study.searched, service, study.searched.workload.shortest_limit_ms, seed)
-
-
 def _left_at_baseline(
-    study: StudyReading, service: ServiceModel, forecast: Forecast, seed: int
+    study: StudyReading, forecaster: Forecaster, service: ServiceModel
 ) -> tuple[str, ...]:
     """Return what the guided search said of models that cannot limit the others."""
-    searched = study.searched
-    forecaster = forecaster_of(searched.search_space, searched.workload, concurrency, seed)
-    if isinstance(forecaster, Forecaster):
-        return ()
-    utilisations = partial(forecaster.utilisations, service)
-    opened = open_rows(searched.search_space, forecast, utilisations)
+    opened = open_rows(study.searched.search_space, forecaster, service)
     return tuple(f"{idle.text}." for idle in opened.idle)
 
 

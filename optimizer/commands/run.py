@@ -37,7 +37,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.loop import SearchLoop
-from optimizer.search.prepare import Prepared
+from optimizer.search.prepared import Prepared
 from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
 from optimizer.search.winner_phase import (
@@ -45,7 +45,7 @@ from optimizer.search.winner_phase import (
     WinnerTest,
     reserved_seconds,
 )
-from optimizer.simulator.response_cache import answered_by_cache
+from optimizer.search.worker_pool import InlinePool
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
@@ -115,9 +115,6 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     space = _with_options(open_space(options.space), options)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
-    note = _note_of_sampler(options, space)
-    if note is not None:
-        options = replace(options, sampler=_WITHOUT_SIMULATOR)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
     def check(machine: Machine) -> None:
@@ -140,8 +137,6 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
-            if note is not None:
-                watch_all(note)
             summary = _Study(options, context, watch_all).run(started)
             return RunResult(directory, summary, was_finished=False)
 
@@ -152,28 +147,6 @@ def _with_options(space: Space, options: RunOptions) -> Space:
         options.timeout_seconds or space.budget.wall_clock_seconds,
     )
     return replace(space, study=options.study or space.study, budget=budget)
-
-
-def _note_of_sampler(options: RunOptions, space: Space) -> Note | None:
-    """Return why another sampler than the usual one is chosen; None where it is not.
-
-    Raises:
-        UsageError: where the given sampler cannot search the space.
-    """
-    searched, sampler = space.search_space, options.chosen_sampler
-    if sampler not in CALIBRATED:
-        return None
-    cached = answered_by_cache(space.workload, searched)
-    if not cached:
-        return None
-    reason = (
-        f"the simulator of {sampler} has no response cache, which answers repeated requests "
-        f"to {', '.join(cached)}"
-    )
-    if options.sampler is not None:
-        others = ", ".join(name for name in SAMPLERS if name not in CALIBRATED)
-        raise UsageError(f"--sampler: must be one of {others}: {reason}")
-    return Note(f"sampler {_WITHOUT_SIMULATOR}: {reason}")
 
 
 def _refuse_with_extra_limits(options: RunOptions, space: Space) -> None:
@@ -291,7 +264,7 @@ class _Study:
             loop = SearchLoop(
                 study,
                 prepared.space,
-                evaluator,
+                InlinePool(evaluator, self._context.slot),
                 self._directory,
                 history,
                 self._context,

@@ -19,7 +19,7 @@ from optimizer.commands.hosts import launch_with, require_host
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
 from optimizer.configuration.hosting import RemoteHost
-from optimizer.configuration.parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
+from optimizer.configuration.named_parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
 from optimizer.configuration.runtimes import HOSTED_PACKAGE, STEP_RUNTIMES
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import Mistake, SpaceChangedError, SpaceFileError, UsageError
@@ -31,7 +31,8 @@ from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.slots import Slot, local_hardware, local_slot
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import LevelRunner
-from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.search.prepare import PreparePhase
+from optimizer.search.prepared import Prepared
 from optimizer.space_file.chosen_point import fixed_at
 from optimizer.space_file.deployed_models import CompleteSource
 from optimizer.space_file.reader import Space, load_space

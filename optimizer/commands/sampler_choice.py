@@ -13,7 +13,7 @@ from optimizer.search.samplers import CALIBRATED, SAMPLERS, Strategy
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSource, no_forecast
 from optimizer.search.surrogate.idle_models import OpenRows
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
-from optimizer.simulator.calibration import calibration_points
+from optimizer.simulator.calibration import cached_point, calibration_points, parts_alone
 from optimizer.simulator.network_forecast import forecaster_of
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
@@ -31,6 +31,8 @@ class Strategies:
         history: that the search adds to.
         protocol: of the search phase.
         seed: of the sampler and the simulations.
+        serves_parts: whether the evaluator measures some of the models alone; a recorded table has
+            no such measurements.
     """
 
     space: SearchSpace
@@ -39,6 +41,7 @@ class Strategies:
     context: StudyContext
     protocol: CapacityProtocol
     seed: int
+    serves_parts: bool = True
 
     def uncalibrated(self, sampler: str) -> Strategy:
         """Return a strategy that learns from trials alone."""
@@ -57,11 +60,16 @@ class Strategies:
         phase = CalibratePhase(evaluator, directory, self.context, watch)
         # The first point is the baseline, which is also the first trial.
         points = calibration_points(self.space)[1:]
-        calibration = phase.run([self.space.config(point) for point in points])
+        cached = cached_point(self.space, self.workload, self.space.baseline)
+        if cached is not None and cached not in points:
+            points.append(cached)
+        configs = [self.space.config(point) for point in points]
+        parts = [part for config in configs[:1] for part in parts_alone(config)]
+        calibration = phase.run(configs, parts if self.serves_parts else [])
         forecaster = forecaster_of(self.space, self.workload, concurrency, self.seed)
         learnt = LearntForecast(forecaster, calibration, self.workload)
         opened = learnt.open_rows(self.space)
-        for idle in opened.idle if opened is not None else ():
+        for idle in opened.idle:
             watch(Note(idle.text))
         return self._strategy(sampler, learnt, opened)
 

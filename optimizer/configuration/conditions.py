@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optimizer.configuration.parameters import (
+from optimizer.configuration.named_parameters import (
     PARAMETER_KEYS,
     is_any_field,
     stored_name,

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from optimizer.configuration.model_graph import ComposedKind, Step
-from optimizer.configuration.parameter_definition import Value
-from optimizer.configuration.parameters import (
+from optimizer.configuration.named_parameters import (
     CONFIG_PREFIX,
     UNCHANGED,
     Parameter,
     is_any_field,
     parameters_in_order,
 )
+from optimizer.configuration.parameter_definition import Value
 from optimizer.configuration.runtimes import Runtime
 
 _SCHEDULING: Mapping[str, Value] = {

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from optimizer.configuration.conditions import ConditionError, evaluate, models_in
 from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.named_parameters import Parameter, names_of
 from optimizer.configuration.parameter_definition import ModelScope, ServingDraft, Value, label
-from optimizer.configuration.parameters import Parameter, names_of
 from optimizer.configuration.runtimes import PRECISIONS_OF, STEP_RUNTIMES
 from optimizer.configuration.serving_config import (
     ArtifactSpec,

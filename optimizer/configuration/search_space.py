@@ -8,31 +8,27 @@ without batching, has one value. With several models, a point consists of one po
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import groupby
 from typing import cast
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from optimizer.configuration.conditions import ConditionError, evaluate, models_in
+from optimizer.configuration.conditions import ConditionError, models_in
 from optimizer.configuration.deployed_settings import concerns, is_of_built_model
 from optimizer.configuration.hardware import Hardware
+from optimizer.configuration.joint_points import JointPoints
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.model_space import (
-    CORES_CONDITION,
-    MAX_POINTS,
-    EmptySpaceError,
     Limits,
     ModelSpace,
     Position,
 )
+from optimizer.configuration.named_parameters import Parameter, parameters_in_order
 from optimizer.configuration.parameter_definition import Value
-from optimizer.configuration.parameters import Parameter, parameters_in_order
 from optimizer.configuration.runtimes import STEP_RUNTIMES
 from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (
@@ -41,11 +37,6 @@ from optimizer.configuration.serving_config import (
     ServerOptions,
     ServingConfig,
 )
-
-_Rows = list[NDArray[np.int64]]
-"""For each model, the rows of its own points; of equal length."""
-
-_JointRule = Callable[[_Rows], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -132,95 +123,19 @@ class SearchSpace:
         """
         if len(self.models) == 1:
             return self.models[0].points
-        rows = self._joined()
-        together = zip(self.models, rows, strict=True)
+        together = zip(self.models, self._together.rows, strict=True)
         return np.hstack([model.points[own] for model, own in together])
 
-    def _joined(self) -> _Rows:
-        """Return every combination of the models' points that can be served together."""
-        size = math.prod(len(model.points) for model in self.models)
-        if size > MAX_POINTS:
-            raise EmptySpaceError(
-                f"must have at most {MAX_POINTS:,} combinations of the models' own, got {size:,}"
-            )
-        grid = np.indices([len(model.points) for model in self.models], dtype=np.int64)
-        rows = [axis.ravel() for axis in grid]
-        for rule, allowed in self._joint_rules():
-            mask = allowed(rows)
-            rows = [own[mask] for own in rows]
-            if not len(rows[0]):
-                raise EmptySpaceError(f"no combination of the models is left by the rule: {rule}")
-        return rows
-
-    def _joint_rules(self) -> Iterator[tuple[str, _JointRule]]:
-        yield f"{CORES_CONDITION}, summed over the models", self._cores_suffice
-        if self.limits.memory_mib is not None:
-            rule = f"the models fit in {self.limits.memory_mib:.0f} MiB of memory together"
-            yield rule, self._memory_suffices
-        yield "rate_limit is the same for every model", self._rate_limits_agree
-        rule = "response_cache_mib is the same for every model with response_cache"
-        yield rule, self._cache_sizes_agree
-        for condition, named in self._joint_conditions:
-            yield condition, partial(self._meets, condition, named)
-
-    def _meets(self, condition: str, named: Sequence[str], rows: _Rows) -> NDArray[np.bool_]:
-        tables = [(m, m.rows.iloc[own]) for m, own in zip(self.models, rows, strict=True)]
-        own = [(model, table) for model, table in tables if model.model in named]
-        return evaluate(condition, self._joint_table(own), named).to_numpy(dtype=bool)
-
-    def _joint_table(self, tables: Sequence[tuple[ModelSpace, pd.DataFrame]]) -> pd.DataFrame:
-        """Return tables of models with equally many rows as one, with columns "MODEL.NAME"."""
-        columns = {
-            f"{model.model}.{parameter.name}": table[parameter.name].to_numpy()
-            for model, table in tables
-            for parameter in model.parameters
-        }
-        hardware = {"cores": self.hardware.cores, "gpus": len(self.hardware.gpus)}
-        return pd.DataFrame(columns).assign(**hardware)
-
-    def _cores_suffice(self, rows: _Rows) -> NDArray[np.bool_]:
-        threads = sum(m.threads[own] for m, own in zip(self.models, rows, strict=True))
-        return np.asarray(threads <= self.hardware.cores)
-
-    def _memory_suffices(self, rows: _Rows) -> NDArray[np.bool_]:
-        needed = sum(m.memory_mib[own] for m, own in zip(self.models, rows, strict=True))
-        return np.asarray(np.asarray(needed).max(axis=1) <= self.limits.memory_mib)
-
-    def _rate_limits_agree(self, rows: _Rows) -> NDArray[np.bool_]:
-        chosen = self._chosen(rows, lambda options: options.executions_per_device)
-        return np.asarray((chosen == chosen[0]).all(axis=0))
-
-    def _cache_sizes_agree(self, rows: _Rows) -> NDArray[np.bool_]:
-        chosen = self._chosen(rows, lambda options: options.cache_bytes)
-        return np.asarray(((chosen == 0) | (chosen == chosen.max(axis=0))).all(axis=0))
-
-    def _chosen(
-        self, rows: _Rows, option: Callable[[ServerOptions], int | None]
-    ) -> NDArray[np.int64]:
-        """Return what the points of each model ask of the server, 0 for None; [models, points]."""
-        values = [
-            np.array([option(model.options(tuple(p))) or 0 for p in model.points])
-            for model in self.models
-        ]
-        return np.stack([own[at] for own, at in zip(values, rows, strict=True)])
+    @property
+    def _together(self) -> JointPoints:
+        """The combinations of the models' points."""
+        return JointPoints(self.models, self.hardware, self.limits, tuple(self._joint_conditions))
 
     def check_conditions(self) -> Iterator[ConditionError]:
         """Yield what is wrong with each condition by itself."""
         wrong = itertools.chain.from_iterable(model.check_conditions() for model in self.models)
-        joint = (self._check(condition, named) for condition, named in self._joint_conditions)
-        errors = (*wrong, *(error for error in joint if error is not None))
+        errors = (*wrong, *self._together.errors)
         return iter({error.args[1]: error for error in errors}.values())
-
-    def _check(self, condition: str, named: Sequence[str]) -> ConditionError | None:
-        """Return what is wrong with a condition on several models."""
-        tables = [(model, model.table()) for model in self.models if model.model in named]
-        longest = max(len(table) for _, table in tables)
-        own = [(model, table.iloc[np.arange(longest) % len(table)]) for model, table in tables]
-        try:
-            evaluate(condition, self._joint_table(own), named)
-        except ConditionError as error:
-            return error
-        return None
 
     @cached_property
     def _configs(self) -> dict[Position, ServingConfig]:
@@ -246,10 +161,7 @@ class SearchSpace:
     def nearest(
         self, position: Sequence[int], excluding: Collection[Position] = ()
     ) -> Position | None:
-        """Return the valid point nearest to any combination of positions.
-
-        The distance is in steps along the list of an ordinal parameter, and 1 between any two
-        values of another parameter.
+        """Return the valid point nearest to any combination of positions, see `by_distance`.
 
         Args:
             excluding: valid points that must not be returned.
@@ -257,14 +169,28 @@ class SearchSpace:
         Returns:
             None when every valid point is excluded.
         """
+        if not excluding:
+            return self.at(int(np.argmin(self._distances(position))))
+        points = self.by_distance(position)
+        return next((point for point in points if point not in excluding), None)
+
+    def by_distance(self, position: Sequence[int]) -> Iterator[Position]:
+        """Yield the valid points, those nearest to a combination of positions first.
+
+        The distance is in steps along the list of an ordinal parameter, and 1 between any two
+        values of another parameter.
+        """
+        # A stable sort yields equally near points in the same order every time.
+        for row in np.argsort(self._distances(position), kind="stable"):
+            yield self.at(int(row))
+
+    def _distances(self, position: Sequence[int]) -> NDArray[np.float64]:
         distances = np.zeros(len(self.points))
         for column, (parameter, at) in enumerate(zip(self.parameters, position, strict=True)):
             steps = np.abs(self.points[:, column] - at)
             span = max(1, len(parameter.values) - 1)
             distances += steps / span if parameter.ordinal else steps > 0
-        # A stable sort returns the first of equally near points every time.
-        by_distance = (self.at(int(row)) for row in np.argsort(distances, kind="stable"))
-        return next((point for point in by_distance if point not in excluding), None)
+        return distances
 
     def at(self, row: int) -> Position:
         """Return the valid point in a row of `points`."""

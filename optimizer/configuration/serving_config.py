@@ -212,10 +212,11 @@ def describe(config: ServingConfig) -> str:
 
     Such as "openvino int8, max_batch_size 16, queue delay 100 us, 2 x 1 thread".
     """
-    ensembles = (config.graph or NO_GRAPH).ensemble_names
-    several = len(config.models) > 1
+    graph, several = config.graph or NO_GRAPH, len(config.models) > 1
     parts = {
-        model.name: _options(model) if model.name in ensembles else [describe_model(model)]
+        model.name: _options(model)
+        if model.name in graph.ensemble_names
+        else [describe_model(model, generated=_is_generated_bls(model.name, config))]
         for model in config.models
     }
     text = "; ".join(
@@ -230,10 +231,26 @@ def describe(config: ServingConfig) -> str:
     return text
 
 
-def describe_model(model: ModelServing) -> str:
-    """Describe how one model is served."""
+def _is_generated_bls(name: str, config: ServingConfig) -> bool:
+    """Return whether a model is a BLS model that was made here to join steps.
+
+    One of a repository calls models of the same repository.
+    """
+    graph = config.graph or NO_GRAPH
+    steps = {step.model for step in graph.steps_of(name)} - {*graph.names}
+    return name not in graph.ensemble_names and any(
+        model.name in steps and model.artifact.runtime != "repository" for model in config.models
+    )
+
+
+def describe_model(model: ModelServing, *, generated: bool = False) -> str:
+    """Describe how one model is served.
+
+    Args:
+        generated: whether it is a BLS model that was made here, which no one has deployed.
+    """
     as_deployed = model.artifact.precision == "as_deployed"
-    parts = [_describe_artifact(model.artifact)]
+    parts = ["BLS model" if generated else _describe_artifact(model.artifact)]
     if model.batching is None:
         parts.append("no batching")
     else:

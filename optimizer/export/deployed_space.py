@@ -81,12 +81,7 @@ def space_text(
         "optional": [own for own in left_out if own not in sent],
         "dimensions": [d for d in names.values() if any(d in own.shape for own in sent)],
         "size": _PLACEHOLDER_SIZE,
-        "parameters": {
-            f"{name}.{parameter}": values
-            for name, (own, _) in models.items()
-            for parameter, values in _parameters(own, hardware, on_gpus=on_gpus).items()
-            if parameter in _OF_STEPS
-        }
+        "parameters": _parameters_of_steps(models, hardware, on_gpus=on_gpus)
         if settings.steps
         else _parameters(settings, hardware, on_gpus=on_gpus),
     }
@@ -189,6 +184,17 @@ def _parameters(
         counts = _INSTANCES_ON_GPUS if on_gpus else tuple(_powers_of_two_to(hardware.cores))
         parameters["instance_count"] = counts
     return parameters
+
+
+def _parameters_of_steps(
+    models: Mapping[str, tuple[DeployedSettings, object]], hardware: Hardware, *, on_gpus: bool
+) -> dict[str, Sequence[Value]]:
+    return {
+        f"{name}.{parameter}": values
+        for name, (own, _) in models.items()
+        for parameter, values in _parameters(own, hardware, on_gpus=on_gpus).items()
+        if parameter in _OF_STEPS
+    }
 
 
 def _powers_of_two_to(largest: int) -> Iterator[int]:

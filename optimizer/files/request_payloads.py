@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 from optimizer.errors import ChangedRequestsError, Mistake
 from optimizer.files.request_checks import Expected, refuse, typed_rows
 from optimizer.files.request_files import content_digest, read_rows
-from optimizer.workload.streams import (
-    LENGTH,
-    Dimension,
-    LengthDistribution,
-    Payloads,
-    RequestFile,
-    Tensors,
-)
+from optimizer.workload.request_sizes import Dimension, LengthDistribution, RequestFile
+from optimizer.workload.streams import LENGTH, Payloads, Tensors
 
 _MOST_BYTES = 256 * 2**20
 """Of all tensors: the program and each load client hold them in memory."""

@@ -20,7 +20,8 @@ from optimizer.measurement.cost import (
     tie_break_key,
     usd_per_million,
 )
-from optimizer.measurement.level import MachineUse, Measurement
+from optimizer.measurement.level import Measurement
+from optimizer.measurement.resource_use import MachineUse
 
 METRICS: Mapping[str, str] = {
     "FleetCostPerHour": "$",

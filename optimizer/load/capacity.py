@@ -17,12 +17,7 @@ from optimizer.load.levels import refuse_if_all_failed, refuse_void
 from optimizer.load.stopping import LateFraction, RateConverged
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.knee import Knee, find_knee, knee_point, share_by_service_time
-from optimizer.measurement.level import (
-    HIGHEST_SHARE,
-    LoadLevel,
-    Measurement,
-    floor_per_second,
-)
+from optimizer.measurement.level import HIGHEST_SHARE, LoadLevel, Measurement, floor_per_second
 from optimizer.measurement.level_checks import (
     describe_void,
     limit_overshoot,

@@ -30,7 +30,8 @@ from optimizer.load.level_plan import EndReason, LevelPlan, Target
 from optimizer.load.levels import load_level
 from optimizer.load.schedule import order_for, shares
 from optimizer.machine.cores import usable_cores
-from optimizer.measurement.level import ClientUse, LoadLevel
+from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.resource_use import ClientUse
 
 _MARGIN_SECONDS = 10.0
 """Extra time of a level for processes to start and for their reports to arrive."""

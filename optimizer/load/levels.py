@@ -13,8 +13,9 @@ from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.statistics import variance_inflation, warmup_is_over, warmup_length
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.estimates import percentile_with_interval
-from optimizer.measurement.level import ClientUse, LevelKind, LoadLevel, Slice, StreamLevel
+from optimizer.measurement.level import LevelKind, LoadLevel, Slice, StreamLevel
 from optimizer.measurement.level_checks import describe_void, first_error, sent_requests
+from optimizer.measurement.resource_use import ClientUse
 from optimizer.workload.streams import Stream
 
 SLICES = 10

@@ -11,7 +11,7 @@ import pynvml
 
 from optimizer.configuration.hardware import Gpu
 from optimizer.errors import RequirementError
-from optimizer.measurement.level import GpuUse
+from optimizer.measurement.resource_use import GpuUse
 
 _SAMPLE_SECONDS = 0.2
 _MIB = 2**20

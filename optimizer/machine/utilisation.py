@@ -11,7 +11,7 @@ import psutil
 from optimizer.machine.cgroups import throttling
 from optimizer.machine.gpus import GpuSampler
 from optimizer.machine.slots import Slot
-from optimizer.measurement.level import MachineUse
+from optimizer.measurement.resource_use import MachineUse
 
 _CONTENDED_SHARE = 0.1
 """Share of the slot's cores used by other processes from which a level has a warning."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optimizer.measurement.estimates import Percentile, rate_interval
+from optimizer.measurement.resource_use import ClientUse, MachineUse
 
 HIGHEST_SHARE = 0.95
 """Highest load, relative to saturation; above it a queue takes longer to settle than a level."""
@@ -108,6 +109,7 @@ class ServerSplit:
         cache_ms: mean time of lookups and insertions.
         expected_hit_rate: share of hits of a cache in steady state under the traffic; None where
             that is not known.
+        entry_bytes: memory of one of its responses in the cache; None where that is not known.
     """
 
     model: str
@@ -125,6 +127,7 @@ class ServerSplit:
     cache_misses: int = 0
     cache_ms: float = 0.0
     expected_hit_rate: float | None = None
+    entry_bytes: int | None = None
 
     @property
     def compute_ms(self) -> float:
@@ -165,85 +168,6 @@ def inside_server_ms(splits: Sequence[ServerSplit]) -> float | None:
     times_ms = (s.request_ms if s.ensemble else s.total_ms for s in received)
     inside = sum((ms or 0.0) * s.requests for ms, s in zip(times_ms, received, strict=True))
     return inside / requests
-
-
-@dataclass(frozen=True)
-class ClientUse:
-    """Resources and lag of the load generator over a level.
-
-    Attributes:
-        processes: number of client processes.
-        cpu_seconds, memory_mib: process-CPU time, warm-up included, and resident memory of all.
-        lag_ms: 99th percentile of the delay between due time and sending.
-        longest_lag_ms: lag above which the level is void; None where lag does not matter.
-        realtime: whether the processes had real-time priority.
-    """
-
-    processes: int
-    cpu_seconds: float
-    memory_mib: float
-    lag_ms: float
-    longest_lag_ms: float | None = None
-    realtime: bool = False
-
-    @property
-    def kept_up(self) -> bool:
-        """Whether the lag is short enough for the level to be valid."""
-        return self.longest_lag_ms is None or self.lag_ms <= self.longest_lag_ms
-
-
-@dataclass(frozen=True)
-class GpuUse:
-    """One GPU over a level: means, unless the name says otherwise; None where NVML has no value.
-
-    Attributes:
-        throttled: reasons for which the clock was reduced at any time, by NVML's names.
-        ecc_uncorrected: memory errors since the driver was loaded.
-        mig, mps: whether the card is divided, or shared by processes.
-    """
-
-    uuid: str
-    name: str
-    utilization_percent: float | None
-    memory_mib: float | None
-    power_watts: float | None
-    sm_clock_mhz: float | None
-    temperature_celsius_max: float | None
-    throttled: tuple[str, ...] = ()
-    ecc_uncorrected: int | None = None
-    mig: bool | None = None
-    mps: bool | None = None
-
-    @property
-    def overheated(self) -> bool:
-        """Whether the card reduced its clock because of its temperature."""
-        return any("Thermal" in reason for reason in self.throttled)
-
-
-@dataclass(frozen=True)
-class MachineUse:
-    """State of the machine during a level, warm-up included.
-
-    Attributes:
-        cores: number of cores of the slot, for server and client.
-        server_cpu_seconds: process-CPU time of the server and its models, None if unknown.
-        server_memory_mib: memory of the server and its models at the end, None if unknown.
-        foreign_cores: mean number of the slot's cores that other processes or the hypervisor
-            (steal) used; None where the server's own use is unknown.
-        gpus, no_gpu: the slot's GPUs, or why there are no figures of them.
-        triton: gauges of the server's own metrics endpoint by name, summed over devices.
-        throttled_seconds: time for which a CPU quota withheld cores; None without a quota.
-    """
-
-    seconds: float
-    cores: int
-    server_cpu_seconds: float | None
-    server_memory_mib: float | None
-    foreign_cores: float | None
-    gpus: tuple[GpuUse, ...] = ()
-    no_gpu: str | None = None
-    triton: tuple[tuple[str, float], ...] = ()
-    throttled_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,11 @@ class TrialRecord:
         attempt: 2 for the retry of a transient failure, which is a trial of its own.
         further: capacities within extra limits; empty in a study of one limit.
         told_further: objectives told to Optuna for these limits.
+        workers: that it ran on; all but the last were lost, and so was the last where the trial
+            failed for that.
+        told_at_proposal: number of the study's records that had been told when it was proposed;
+            None for a record that was carried over, or written before trials ran at the same time.
+        told_position: number of the study's records that were told before its own; None as above.
     """
 
     number: int
@@ -80,6 +85,9 @@ class TrialRecord:
     origin: str | None = None
     further: tuple[ExtraLimit, ...] = ()
     told_further: tuple[float, ...] = ()
+    workers: tuple[str, ...] = ()
+    told_at_proposal: int | None = None
+    told_position: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

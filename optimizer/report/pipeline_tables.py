@@ -12,12 +12,6 @@ from optimizer.analysis.pipeline_limits import (
     pipeline_limits,
     with_measured,
 )
-from optimizer.analysis.pipeline_times import (
-    PipelineTimes,
-    StepTimes,
-    composed_targets,
-    pipeline_times,
-)
 from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.serving_config import ServingConfig, describe_model
 from optimizer.measurement.level import LoadLevel
@@ -25,6 +19,12 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report import number_formats as form
 from optimizer.report.table import Line, Part, Table
 from optimizer.study.decision import ConfirmedCapacity
+from optimizer.study.pipeline_times import (
+    PipelineTimes,
+    StepTimes,
+    composed_targets,
+    pipeline_times,
+)
 
 REST = "between steps, network, protocol"
 _COLUMNS = (

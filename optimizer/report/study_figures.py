@@ -19,6 +19,7 @@ from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.report.page import COLOURS
 from optimizer.study.event_text import outcome_name
+from optimizer.study.history import in_order_of_tells
 
 Figure: TypeAlias = go.Figure
 """What is drawn here, for whoever hands it on and draws nothing."""
@@ -57,9 +58,9 @@ class HistoryPoint:
 
 
 def history_of(records: Sequence[TrialRecord]) -> tuple[HistoryPoint, ...]:
-    """Return the trials in the order of their numbers, each with the best up to it."""
+    """Return the trials in the order in which they ended, each with the best up to it."""
     points, best, seconds = [], None, 0.0
-    for record in sorted(records, key=lambda record: record.number):
+    for record in in_order_of_tells(records):
         cost = record.score.usd_per_million_at_capacity if record.score is not None else None
         seconds += record.seconds.measuring
         if cost is not None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from optimizer.analysis.pipeline_times import PipelineTimes, composed_targets, pipeline_times
 from optimizer.configuration.parameter_definition import Served
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
@@ -23,6 +22,7 @@ from optimizer.measurement.level import LoadLevel, Measurement, ServerSplit, Str
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.simulator.prediction import PredictedLevel
 from optimizer.study.decision import ConfirmedCapacity
+from optimizer.study.pipeline_times import PipelineTimes, composed_targets, pipeline_times
 from optimizer.workload.streams import Workload
 
 Row = dict[str, object]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from optimizer.analysis.effects import Effects
 from optimizer.analysis.latency_curve import LatencyCosts
-from optimizer.analysis.pipeline_times import composed_targets, pipeline_times
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.level import LoadLevel, ServerSplit
@@ -17,6 +16,7 @@ from optimizer.report.pipeline_tables import step_times_ms
 from optimizer.report.server_figures import Timings, times_ms
 from optimizer.report.study_figures import PredictedCurve
 from optimizer.report.study_outcome import StudyOutcome
+from optimizer.study.pipeline_times import composed_targets, pipeline_times
 
 _FINALISTS = 4
 """Whose levels are drawn, beside the baseline."""

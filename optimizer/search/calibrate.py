@@ -32,20 +32,25 @@ class CalibratePhase:
         self._slot = context.slot
         self._runs = ResumableRuns(directory.calibration, context, watch)
 
-    def run(self, configs: Sequence[ServingConfig]) -> Sequence[TrialRecord]:
+    def run(
+        self, configs: Sequence[ServingConfig], parts: Sequence[ServingConfig] = ()
+    ) -> Sequence[TrialRecord]:
         """Measure the missing configurations; return the records of all of the study's runs.
 
-        The first `LIGHT_RUNS` get a light load too. A configuration that fails has a record like
-        the others, which the calibration ignores.
+        The first `LIGHT_RUNS` and the parts get a light load too. A configuration that fails has a
+        record like the others, which the calibration ignores.
+
+        Args:
+            parts: configurations of some of the models, see `parts_alone`.
 
         Raises:
             StorageError: when a record cannot be written.
         """
-        light = configs[:LIGHT_RUNS]
+        light = (*configs[:LIGHT_RUNS], *parts)
 
         def measure(config: ServingConfig) -> Evaluation:
             run = self._evaluator.calibrate if config in light else self._evaluator.saturate
             return run(config, self._slot)
 
-        self._runs.measure_missing("calibrate", configs, measure)
+        self._runs.measure_missing("calibrate", (*configs, *parts), measure)
         return self._runs.history.records

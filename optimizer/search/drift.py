@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.evaluator import Evaluator
 from optimizer.search.resumable_runs import ResumableRuns
+from optimizer.search.worker_pool import Task
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import DriftRunStarted, Note, Watcher
@@ -49,39 +50,38 @@ def saturation_rates(records: Sequence[TrialRecord], config: ServingConfig) -> l
 
 
 class DriftRuns:
-    """Reruns the baseline between trials when it is due, and warns of drift."""
+    """Says when the baseline is due to be measured again, and warns of drift."""
 
     def __init__(
         self,
         baseline: ServingConfig,
-        evaluator: Evaluator,
         directory: StudyDirectory,
         context: StudyContext,
         watch: Watcher,
     ) -> None:
         self._baseline = baseline
-        self._evaluator = evaluator
-        self._slot = context.slot
         self._runs = ResumableRuns(directory.drift_runs, context, watch)
         self._watch = watch
         # In trials of the budget. A resumed study may run on another machine: it is due at once.
         self._due_at = 0
 
-    def before_trial(self, history: History) -> None:
-        """Rerun the baseline if it is due and has had its own trial.
+    def next_run(self, history: History) -> Task | None:
+        """Return a run of the baseline where one is due and the baseline has had its own trial."""
+        if history.trials_spent < self._due_at:
+            return None
+        self._due_at = history.trials_spent + TRIALS_BETWEEN
+        if not saturation_rates(history.records_of(self._baseline), self._baseline):
+            return None
+        self._watch(DriftRunStarted(self._baseline))
+        return Task(history.records[-1].number, 1, self._baseline, "saturate")
+
+    def finish(self, evaluation: Evaluation, history: History) -> None:
+        """Record the result of a run, and warn where it differs from the baseline's trial.
 
         Raises:
             StorageError: when the record cannot be written.
         """
-        if history.trials_spent < self._due_at:
-            return
-        self._due_at = history.trials_spent + TRIALS_BETWEEN
-        rates = saturation_rates(history.records, self._baseline)
-        if not rates:
-            return
-        first = rates[0]
-        self._watch(DriftRunStarted(self._baseline))
-        evaluation = self._evaluator.saturate(self._baseline, self._slot)
+        first = saturation_rates(history.records_of(self._baseline), self._baseline)[0]
         record = self._runs.record(self._baseline, evaluation)
         for now in saturation_rates([record], self._baseline):
             drift = now.drift_from(first)

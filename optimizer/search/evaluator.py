@@ -55,7 +55,8 @@ class Evaluator(Protocol):
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """Measure saturation and then a light load, from which service times are learnt.
 
-        The outcome is "bounded" unless it failed.
+        A configuration of some of the models gets their requests alone. The outcome is "bounded"
+        unless it failed.
         """
 
 
@@ -126,8 +127,12 @@ class LiveEvaluator:
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         """Measure saturation and a light load, see `Evaluator.calibrate`."""
         protocol, outstanding = self.protocols.search, concurrency(config)
-        return self.serve_and_measure(
-            config, lambda run: find_service(run, self.workload, protocol, outstanding)
+        workload = self.workload.to([model.name for model in config.models])
+        own = self
+        if workload is not self.workload:
+            own = replace(self, workload=workload, levels=self.levels.for_workload(workload))
+        return own.serve_and_measure(
+            config, lambda run: find_service(run, workload, protocol, outstanding)
         )
 
     def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:

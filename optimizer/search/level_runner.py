@@ -21,22 +21,27 @@ from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedS
 from optimizer.load.request_sequence import Once
 from optimizer.machine.slots import Slot
 from optimizer.machine.utilisation import MachineWatch, contention, withheld_time
-from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit, StreamLevel
+from optimizer.measurement.level import LoadLevel, ServerSplit, StreamLevel
 from optimizer.measurement.level_checks import sent_requests
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.search.response_cache import (
-    EMPTY,
-    SteadyCache,
     held_numbers,
     is_cached,
     sequence_of,
-    steady_cache,
     varies,
     with_expected_hits,
 )
-from optimizer.simulator.response_cache import entry_bytes
+from optimizer.simulator.response_cache import (
+    EMPTY,
+    SteadyCache,
+    cached_models,
+    entry_bytes,
+    steady_cache,
+)
 from optimizer.study.events import LevelFinished, LevelStarted, Watcher
 from optimizer.triton.liveness import Liveness
 from optimizer.triton.metrics import gauges
+from optimizer.triton.model_config import outputs_of_fixed_size
 from optimizer.triton.requests import serialised
 from optimizer.triton.session import ServedConfiguration
 from optimizer.triton.statistics import server_split
@@ -134,18 +139,19 @@ class LevelRunner:
 
     def _response_cache(self, served: ServedConfiguration, config: ServingConfig) -> SteadyCache:
         """Return the steady state of the response cache; empty without one."""
-        cached = [each for each in self._workload.streams if is_cached(each, config)]
-        size_bytes = config.server.cache_bytes
-        if not cached or size_bytes is None:
-            return EMPTY
-        outputs = {
-            stream.name: served.control.outputs_of_one_request(
-                stream.target, self._one_of(stream, config), _REPLY_SECONDS
-            )
-            for stream in cached
-        }
-        sizes = {name: entry_bytes(own) for name, own in outputs.items()}
-        return steady_cache(cached, sizes, size_bytes)
+        sizes: dict[str, int] = {}
+        for stream in self._workload.streams:
+            for name in cached_models(config, stream.target):
+                outputs = (
+                    served.control.outputs_of_one_request(
+                        stream.target, self._one_of(stream, config), _REPLY_SECONDS
+                    )
+                    if name == stream.target
+                    else outputs_of_fixed_size(served.control.config(name), stream.batch_size)
+                )
+                if outputs is not None:
+                    sizes[name] = entry_bytes(outputs)
+        return steady_cache(config, self._workload.streams, sizes)
 
     def _fill(self, cache: SteadyCache, target: Target, config: ServingConfig) -> tuple[str, ...]:
         """Fill the cache with what it holds in steady state; return what is to be said of it."""

@@ -1,54 +1,68 @@
-"""The search phase: propose, measure, record and tell, until the budget or the space is used up."""
+"""The search phase: proposals go to the idle workers, until the budget or the space is used up.
+
+This process alone owns the sampler, the study and the records. Results are told in the order in
+which they come, and proposals take the trials that are running into account.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import EverythingFailedError
+from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.drift import DriftRuns
-from optimizer.search.evaluator import Evaluator
+from optimizer.search.running_tasks import RunningTasks
+from optimizer.search.trial_ledger import RunningTrial, TrialLedger
+from optimizer.search.worker_pool import Task, WorkerPool
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext
-from optimizer.study.decision import ConfirmedCapacity, decide
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
     Note,
     PhaseStarted,
     SearchStatusChanged,
-    TrialFinished,
-    TrialRecorded,
     TrialStarted,
     Watcher,
 )
 from optimizer.study.history import History, prune_load_factor, why_most_unmeasured
-from optimizer.study.optuna_study import OptunaStudy, Proposal
-from optimizer.study.search_status import (
-    Advisor,
-    ExpectedCost,
-    Explain,
-    SearchEnd,
-    SearchStatus,
-)
-from optimizer.study.trial_records import proposed_record
+from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.search_status import Advisor, Explain, SearchEnd, SearchStatus
 
 _CONSECUTIVE_FAILURES = 5
 _CONSECUTIVE_REPEATS = 3
 
+_LONGEST_WAIT_SECONDS = 5.0
+"""After this time without a result, workers are counted again: some may have joined the pool."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a search keeps to; `ends_at` is a time of the monotonic clock."""
+
+    budget: Budget
+    ends_at: float
+    advise: Advisor
+    explain: Explain
+
 
 class SearchLoop:
-    """Measures the configurations that a study proposes."""
+    """Measures the configurations that a study proposes, on as many workers as a pool has.
+
+    The baseline is measured first and alone: the limit below which a trial is pruned is the
+    incumbent's.
+    """
 
     def __init__(
         self,
         study: OptunaStudy,
         space: SearchSpace,
-        evaluator: Evaluator,
+        pool: WorkerPool,
         directory: StudyDirectory,
         history: History,
         context: StudyContext,
@@ -56,14 +70,16 @@ class SearchLoop:
     ) -> None:
         self._study = study
         self._space = space
-        self._evaluator = evaluator
-        self._directory = directory
         self._history = history
         self._context = context
         self._watch = watch
         self._baseline = space.config(space.baseline)
-        self._confirmations = directory.confirmations.read_all().values()
-        self._drift_runs = DriftRuns(self._baseline, evaluator, directory, context, watch)
+        self._tasks = RunningTasks(pool, watch)
+        self._ledger = TrialLedger(study, space, directory, history, context, watch)
+        self._drift_runs = DriftRuns(self._baseline, directory, context, watch)
+        self._consecutive_repeats = 0
+        self._baseline_reruns = False
+        self._status: tuple[tuple[int, int], SearchStatus] | None = None
 
     def run(
         self,
@@ -85,114 +101,97 @@ class SearchLoop:
             EverythingFailedError: after five consecutive failures and a failed rerun of the
                 baseline, or when most configurations could not be measured.
             StorageError: when a record or the study cannot be written.
+            WorkersLostError: when no worker is left.
         """
-        end = self._search(budget, advise, spent_seconds, first, explain)
-        self._raise_if_most_were_unmeasured(least=1)
-        return end
-
-    def _search(
-        self,
-        budget: Budget,
-        advise: Advisor,
-        spent_seconds: float,
-        first: Sequence[Position],
-        explain: Explain,
-    ) -> SearchEnd:
-        started = time.monotonic() - spent_seconds
         left = budget.wall_clock_seconds - spent_seconds
         self._watch(PhaseStarted("search", budget.trials, left if math.isfinite(left) else None))
         if not self._study.has_queue:
             for position in dict.fromkeys([self._space.baseline, *first]):
                 if self._history.decided(self._space.config(position)) is None:
                     self._study.enqueue(position)
-        repeats = 0
-        while self._history.trials_spent < budget.trials:
-            if time.monotonic() - started >= budget.wall_clock_seconds:
-                reason = f"the time budget of {budget.wall_clock_seconds:g} s is used up"
-                return SearchEnd(reason, regret_bound=advise().regret_bound)
-            if repeats >= _CONSECUTIVE_REPEATS and not self._enqueue_unmeasured():
-                reason = f"all {len(self._space)} valid configurations are measured"
-                return SearchEnd(reason, exhausted=True, regret_bound=0.0)
-            status = advise()
-            if status.stop_reason is not None and not self._study.has_queue:
-                return SearchEnd(
-                    status.stop_reason, converged=True, regret_bound=status.regret_bound
-                )
-            self._watch(SearchStatusChanged(status))
-            self._drift_runs.before_trial(self._history)
-            repeats = 0 if self._measure_next(budget, explain) else repeats + 1
-        reason = f"the budget of {budget.trials} trials is used up"
-        return SearchEnd(reason, regret_bound=advise().regret_bound)
+        end = self._search(_Plan(budget, time.monotonic() + left, advise, explain))
+        self._raise_if_most_were_unmeasured(least=1)
+        return end
 
-    def _measure_next(self, budget: Budget, explain: Explain) -> bool:
-        """Measure the next proposal; return False where its result is known and told again."""
-        started = time.monotonic()
-        proposal = self._study.ask()
-        config = self._space.config(proposal.position)
-        decided = self._history.decided(config)
-        if decided is not None:
-            self._study.tell(decided, proposal.number)
-            return False
-        self._run_trial(proposal, config, budget, started, explain(proposal.position))
-        return True
+    def _search(self, plan: _Plan) -> SearchEnd:
+        while True:
+            end = None
+            if self._tasks.idle and not self._waits_for_the_baseline:
+                end = self._submit_next(plan)
+                if end is None:
+                    continue
+            if end is None or len(self._tasks):
+                self._tasks.receive(_LONGEST_WAIT_SECONDS)
+            elif end.exhausted or end.converged:
+                return end
+            else:
+                return replace(end, regret_bound=plan.advise().regret_bound)
 
-    def _run_trial(
-        self,
-        proposal: Proposal,
-        config: ServingConfig,
-        budget: Budget,
-        started: float,
-        expected: ExpectedCost | None,
-    ) -> None:
-        step = self._history.trials_spent + 1
-        self._watch(TrialStarted(proposal.number, step, budget.trials, config, expected))
-        record = self._measure(proposal, config, started)
-        self._directory.trials.write(record)
-        self._history.add(record)
-        self._watch(TrialRecorded(record))
-        self._study.tell(record)
-        self._watch(TrialFinished(record, self._best()))
-        if record.unmeasured and record.attempt == 1:
-            self._study.enqueue(proposal.position)
-        elif record.unmeasured:
-            self._raise_if_most_were_unmeasured(least=_CONSECUTIVE_FAILURES)
-        failures = self._history.failures_in_a_row()
-        if failures and failures % _CONSECUTIVE_FAILURES == 0:
-            self._rerun_baseline(record)
+    @property
+    def _waits_for_the_baseline(self) -> bool:
+        return self._baseline_reruns or self._baseline in self._ledger.running
 
-    def _best(self) -> ConfirmedCapacity | None:
-        records, context = self._history.records, self._context
-        decision = decide(records, self._confirmations, context.price, context.demand, self._space)
-        return decision.best
+    def _submit_next(self, plan: _Plan) -> SearchEnd | None:
+        """Submit a trial or a drift run; return why there is nothing to submit.
 
-    def _measure(self, proposal: Proposal, config: ServingConfig, started: float) -> TrialRecord:
+        The reason may pass with the results of the trials that are running.
+        """
+        budget, history = plan.budget, self._history
+        if history.trials_spent + len(self._ledger.running) >= budget.trials:
+            return SearchEnd(f"the budget of {budget.trials} trials is used up")
+        if time.monotonic() >= plan.ends_at:
+            return SearchEnd(f"the time budget of {budget.wall_clock_seconds:g} s is used up")
+        if self._consecutive_repeats >= _CONSECUTIVE_REPEATS and not self._has_more():
+            reason = f"all {len(self._space)} valid configurations are measured"
+            return SearchEnd(reason, exhausted=True, regret_bound=0.0)
+        status = self._updated_status(plan.advise)
+        if status.stop_reason is not None and not self._study.has_queue:
+            return SearchEnd(status.stop_reason, converged=True, regret_bound=status.regret_bound)
+        drift_run = self._drift_runs.next_run(history)
+        if drift_run is not None:
+            self._tasks.submit(drift_run, lambda e, _: self._drift_runs.finish(e, history))
+            return None
+        trial = self._ledger.propose(time.monotonic())
+        self._consecutive_repeats = 0 if trial is not None else self._consecutive_repeats + 1
+        if trial is not None:
+            self._start(trial, plan)
+        return None
+
+    def _has_more(self) -> bool:
+        """Whether a point is left to measure, which is then enqueued unless others are."""
+        return self._study.has_queue or self._ledger.enqueue_unmeasured()
+
+    def _updated_status(self, advise: Advisor) -> SearchStatus:
+        """Return the sampler's status, asked for once before each proposal."""
+        at = self._ledger.proposals, len(self._history.records)
+        if self._status is None or self._status[0] != at:
+            self._status = at, advise()
+            self._watch(SearchStatusChanged(self._status[1]))
+        return self._status[1]
+
+    def _start(self, trial: RunningTrial, plan: _Plan) -> None:
+        """Submit a trial, with what the results so far say of it."""
+        config, number = trial.config, trial.proposal.number
+        step = self._history.trials_spent + len(self._ledger.running)
+        expected = plan.explain(trial.proposal.position)
+        self._watch(TrialStarted(number, step, plan.budget.trials, config, expected))
         bound = prune_load_factor(self._history.incumbent, self._context.demand)
         if self._context.extra_limits_ms:
             # A configuration that is worse within one limit may be the best within another.
             bound = None
-        expected = self._history.expected_share(config)
-        evaluation = self._evaluator.evaluate(config, self._context.slot, bound, expected)
-        return proposed_record(
-            proposal.number,
-            proposal.params,
-            config,
-            evaluation,
-            self._context,
-            attempt=self._history.attempts(config) + 1,
-            total_seconds=time.monotonic() - started,
-        )
+        share = self._history.expected_share(config)
+        task = Task(number, 1, config, prune_below=bound, expected_share=share)
+        self._tasks.submit(task, lambda *result: self._finish(trial, *result))
 
-    def _enqueue_unmeasured(self) -> bool:
-        """Enqueue the unmeasured point nearest to the incumbent; return False for none."""
-        incumbent = self._history.incumbent
-        center = self._space.position_of(incumbent.config) if incumbent is not None else None
-        decided = set[Position]()
-        while nearest := self._space.nearest(center or self._space.baseline, excluding=decided):
-            if self._history.decided(self._space.config(nearest)) is None:
-                self._study.enqueue(nearest)
-                return True
-            decided.add(nearest)
-        return False
+    def _finish(
+        self, trial: RunningTrial, evaluation: Evaluation, workers: tuple[str, ...]
+    ) -> None:
+        record = self._ledger.finish(trial, evaluation, workers, time.monotonic())
+        if record.unmeasured and record.attempt > 1:
+            self._raise_if_most_were_unmeasured(least=_CONSECUTIVE_FAILURES)
+        failures = self._history.failures_in_a_row()
+        if failures and failures % _CONSECUTIVE_FAILURES == 0 and not self._baseline_reruns:
+            self._rerun_baseline(record)
 
     def _raise_if_most_were_unmeasured(self, least: int) -> None:
         """Raise EverythingFailedError where most, and at least `least`, could not be measured."""
@@ -204,9 +203,14 @@ class SearchLoop:
         """Rerun the baseline after failures; a failure of it too means that the machine is bad."""
         text = f"{_CONSECUTIVE_FAILURES} consecutive trials failed; rerunning the baseline"
         self._watch(Note(text, True))
-        evaluation = self._evaluator.evaluate(self._baseline, self._context.slot)
-        if evaluation.outcome == "failed":
-            raise EverythingFailedError(
-                f"{_CONSECUTIVE_FAILURES} consecutive trials failed and so did the baseline; "
-                f"last trial: {last.reason}; baseline: {evaluation.reason}"
-            )
+        self._baseline_reruns = True
+
+        def judge(evaluation: Evaluation, _: tuple[str, ...]) -> None:
+            self._baseline_reruns = False
+            if evaluation.outcome == "failed":
+                raise EverythingFailedError(
+                    f"{_CONSECUTIVE_FAILURES} consecutive trials failed and so did the baseline; "
+                    f"last trial: {last.reason}; baseline: {evaluation.reason}"
+                )
+
+        self._tasks.submit(Task(last.number, 1, self._baseline), judge)

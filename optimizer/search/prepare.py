@@ -30,6 +30,7 @@ from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.search.deployed_reference import deployed_reference
 from optimizer.search.gate_server import DeployedPipeline
 from optimizer.search.generated_pipeline import generated_pipeline
+from optimizer.search.prepared import Prepared
 from optimizer.search.response_cache import without_cache
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
@@ -43,49 +44,15 @@ from optimizer.study.gated_artifact import (
     ready_event,
     to_json,
 )
-from optimizer.study.searched_space import StepRequests
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import ModelSpec, PipelineSource, RepositorySource
-from optimizer.workload.streams import Workload, stack
+from optimizer.workload.streams import stack
 
 _LOW_INT8_SHARE = 0.5
 """Share of the multiply-accumulates in INT8 below which a warning is given."""
 
 _LONGEST_TIMED_MS = 100.0
 """Longer executions are not timed without the server: its overhead is small in comparison."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The result of the prepare phase.
-
-    Attributes:
-        space: the space without the dropped artefacts.
-        files: model files by artefact.
-        gated: every artefact of the space in its order.
-        building_seconds: spent on building in all runs of the study; 0 when all was cached.
-    """
-
-    space: SearchSpace
-    files: Mapping[ArtifactSpec, ModelFiles]
-    gated: tuple[GatedArtifact, ...]
-    building_seconds: float
-
-    def requests_of_steps(self, workload: Workload) -> tuple[StepRequests, ...]:
-        """Return the requests of the steps of generated pipelines, which no stream is to."""
-        targets = {stream.target for stream in workload.streams}
-        payloads = {
-            spec.model: files.payloads
-            for spec, files in self.files.items()
-            if spec.backend != "repository" and spec.model not in targets
-        }
-        return tuple(StepRequests(model, own) for model, own in payloads.items())
-
-    def as_served(self, workload: Workload) -> Workload:
-        """Return the workload with its requests as the server takes them."""
-        payloads = {spec.model: files.payloads for spec, files in self.files.items()}
-        streams = (replace(s, payloads=payloads[s.target]) for s in workload.streams)
-        return replace(workload, streams=tuple(streams))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ level with the responses that it would hold then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import ConfigMismatch
 from optimizer.load.request_sequence import IN_ORDER, Popular, Recorded, RequestSequence
 from optimizer.measurement.level import ServerSplit
-from optimizer.simulator.response_cache import (
-    CachedTraffic,
-    eviction_seconds,
-    hit_rate_of_keys,
-    last_different,
-    popularity_of_keys,
-)
+from optimizer.simulator.response_cache import SteadyCache, last_different
 from optimizer.workload.arrivals import ArrivalTrace
 from optimizer.workload.streams import Stream, Workload
 
@@ -66,45 +59,6 @@ def sequence_of(stream: Stream) -> RequestSequence:
     return IN_ORDER
 
 
-@dataclass(frozen=True)
-class SteadyCache:
-    """The cache in its steady state, by stream.
-
-    Attributes:
-        hit_rates: share of requests that are answered by the cache.
-        entries: number of responses in it.
-    """
-
-    hit_rates: Mapping[str, float]
-    entries: Mapping[str, int]
-
-
-EMPTY = SteadyCache({}, {})
-"""Where no cache answers, or before it was asked."""
-
-
-def steady_cache(
-    streams: Sequence[Stream], entry_bytes: Mapping[str, int], size_bytes: int
-) -> SteadyCache:
-    """Return the steady state under streams whose responses are all cached.
-
-    Args:
-        entry_bytes: of a response in the cache, by stream.
-    """
-    traffic = {
-        stream.name: CachedTraffic(
-            stream.demand_per_second, _probabilities(stream), entry_bytes[stream.name]
-        )
-        for stream in streams
-    }
-    seconds = eviction_seconds(tuple(traffic.values()), size_bytes)
-    hit_rates = {name: own.hit_rate(seconds) for name, own in traffic.items()}
-    if len(streams) == 1 and streams[0].keys:
-        [(name, size)] = entry_bytes.items()
-        hit_rates[name] = hit_rate_of_keys(streams[0].keys, size_bytes // size)
-    return SteadyCache(hit_rates, {name: own.entries(seconds) for name, own in traffic.items()})
-
-
 def with_expected_hits(
     split: ServerSplit, config: ServingConfig, cache: SteadyCache
 ) -> ServerSplit:
@@ -121,7 +75,11 @@ def with_expected_hits(
             f"{split.model}: response_cache is on, and the server caches no responses of it: this "
             "version of Triton does not cache those of such a model"
         )
-    return replace(split, expected_hit_rate=cache.hit_rates.get(split.model))
+    return replace(
+        split,
+        expected_hit_rate=cache.hit_rates.get(split.model),
+        entry_bytes=cache.entry_bytes.get(split.model),
+    )
 
 
 def held_numbers(stream: Stream, entries: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -140,9 +98,3 @@ def held_numbers(stream: Stream, entries: int, rng: np.random.Generator) -> NDAr
         more = rng.choice(len(probabilities), size=max(_DRAWS, len(drawn)), p=probabilities)
         drawn = np.concatenate([more, drawn])
     return last_different(drawn, entries)
-
-
-def _probabilities(stream: Stream) -> NDArray[np.float64]:
-    if stream.repeats is not None:
-        return stream.repeats.probabilities()
-    return popularity_of_keys(stream.keys) if stream.keys else np.zeros(0)

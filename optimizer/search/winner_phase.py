@@ -17,7 +17,7 @@ from optimizer.search.cold_start import measure_cold_start
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.transport_costs import compare_transports
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
+from optimizer.study.events import Note, PhaseStarted, StepFinished, StepStarted, Watcher
 from optimizer.study.history import MAX_ATTEMPTS
 
 WinnerTest = Literal["cold-start", "transports"]
@@ -107,6 +107,7 @@ class WinnerPhase:
             self._watch(StepStarted(f"{test} of {describe(winner.config)}"))
             share = _LONGEST_SECONDS[test] / _longest_seconds(tests)
             self._attempt(test, winner, share * seconds)
+            self._watch(StepFinished())
 
     def _attempt(self, test: WinnerTest, winner: Candidate, seconds: float) -> None:
         """Measure; try a failure that may pass once more, if time is left."""

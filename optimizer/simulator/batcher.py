@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.simulator.batcher_layout import ROW, RULES, STEP
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload.streams import LENGTH, Payloads, Stream, padded_length
+from optimizer.workload.request_sizes import padded_length
+from optimizer.workload.streams import LENGTH, Payloads, Stream
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,13 @@ from numpy.typing import NDArray
 
 from optimizer.configuration.model_space import ModelSpace, Position
 from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.simulator.execution_layout import ExecutionLayout, saturated_levels
+from optimizer.simulator.response_cache import answered_by_cache, cache_columns, cached_models
 from optimizer.simulator.service_effects import Coder, covariance
+from optimizer.simulator.service_observation import executing
 from optimizer.simulator.service_regression import ROW_SD, RUN_SD, nominal_share
+from optimizer.workload.streams import Workload
 
 CALIBRATION_RUNS = 7
 
@@ -57,6 +61,37 @@ def calibration_points(space: SearchSpace, count: int | None = None) -> list[Pos
         for design, number in zip(designs, distinct[best], strict=True):
             design.measure(int(number))
     return points
+
+
+def cached_point(space: SearchSpace, workload: Workload, near: Position) -> Position | None:
+    """Return a point with a response cache, where requests repeat; None where there is none.
+
+    It shows how large responses are, and how many requests a second are taken in and answered. It
+    differs from `near` as little as possible, and its cache is the largest.
+    """
+    if not answered_by_cache(workload, space):
+        return None
+    caches = cache_columns(space)
+    others = np.setdiff1d(np.arange(space.points.shape[1]), caches)
+    moved = (space.points[:, others] != np.array(near)[others]).sum(axis=1)
+    largest = space.points[:, caches].sum(axis=1)
+    order = np.lexsort((-largest, moved))
+    targets = {stream.target for stream in workload.streams}
+    for row in order.tolist():
+        config = space.config(space.at(row))
+        if any(cached_models(config, target) for target in targets):
+            return space.at(row)
+    return None
+
+
+def parts_alone(config: ServingConfig) -> tuple[ServingConfig, ...]:
+    """Return what each target is served by, where targets execute different models.
+
+    Served together at one mix of demands, such models are always busy in the same proportion, which
+    does not tell their own times from what they do to each other. Served alone, each shows its own.
+    """
+    parts = (config.part(target.name) for target in config.targets)
+    return tuple(part for part in parts if len(executing(part)) < len(executing(config)))
 
 
 def _batcher_rank(space: ModelSpace, points: _Ints) -> _Ints:

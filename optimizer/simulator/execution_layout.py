@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.model_space import ModelSpace
-from optimizer.configuration.parameters import names_of
+from optimizer.configuration.named_parameters import names_of
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     InstanceGroup,

@@ -6,6 +6,7 @@ In a space of many points all are ranked by a closed form, and only the best are
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,8 +79,47 @@ class _Target:
     demand_per_second: float
 
 
-class Forecaster:
-    """Forecasts a space repeatedly, as more of its service times is measured.
+class Forecaster(ABC):
+    """Forecasts a space repeatedly, as more of its service times is measured."""
+
+    def __init__(self) -> None:
+        self._last: tuple[ServiceModel, Forecast] | None = None
+
+    def forecast(self, service: ServiceModel) -> Forecast:
+        """Forecast every point; return the same object as before for the same service times.
+
+        Raises:
+            KeyError: when a model of the space was never observed.
+        """
+        if self._last is None or self._last[0] != service:
+            self._last = (service, self._forecast(service))
+        return self._last[1]
+
+    @abstractmethod
+    def of_point(self, service: ServiceModel, row: int) -> Forecast:
+        """Forecast one point of the space, in arrays of one element.
+
+        Raises:
+            KeyError: when a model of the space was never observed.
+        """
+
+    def utilisations(self, service: ServiceModel, row: int) -> dict[str, float]:
+        """Return the utilisation of each model while a point is saturated.
+
+        Empty for a single model, which no other one keeps waiting.
+
+        Raises:
+            KeyError: when a model of the space was never observed.
+        """
+        return {}
+
+    @abstractmethod
+    def _forecast(self, service: ServiceModel) -> Forecast:
+        """Forecast every point."""
+
+
+class ModelForecaster(Forecaster):
+    """Forecasts a space of a single model.
 
     Args:
         concurrency: requests outstanding while a configuration is saturated.
@@ -93,28 +133,14 @@ class Forecaster:
         concurrency: Callable[[ServingConfig], int],
         simulate: Simulate,
     ) -> None:
+        super().__init__()
         self._targets = _targets(space, workload)
         self._concurrency = concurrency
         self._simulate = simulate
         self._estimates: dict[tuple[str, Position], tuple[ServiceCurve, StreamEstimate]] = {}
-        self._last: tuple[ServiceModel, Forecast] | None = None
-
-    def forecast(self, service: ServiceModel) -> Forecast:
-        """Forecast every point; return the same object as before for the same service times.
-
-        Raises:
-            KeyError: when a model of the space was never observed.
-        """
-        if self._last is None or self._last[0] != service:
-            self._last = (service, self._forecast(service))
-        return self._last[1]
 
     def of_point(self, service: ServiceModel, row: int) -> Forecast:
-        """Forecast one point of the space, in arrays of one element.
-
-        Raises:
-            KeyError: when a model of the space was never observed.
-        """
+        """Forecast one point, see `Forecaster.of_point`."""
         forecasts = []
         for target in self._targets:
             level = int(target.level_of[row])

@@ -1,4 +1,4 @@
-"""Simulation of several batchers that a model graph joins, and that share a machine.
+"""Several batchers that a model graph joins, and that share a machine.
 
 A request of a source passes through calls: of one model, of the steps of an ensemble, which has no
 time of its own, or of a composed model with instances of its own (BLS). Of the latter, an execution
@@ -19,28 +19,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.simulator.batcher import (
-    ONE_SHAPE,
-    Draws,
-    Scheduler,
-    Shapes,
-    Simulation,
-    closed_loop,
-    draw,
-    open_loop,
-    rows_of,
-    rules_of,
-    simulation_of,
-    steps_of,
-)
-from optimizer.simulator.network_layout import (
-    CALL,
-    JOB,
-    NODE,
-    PROGRESS,
-    REQUEST,
-    RUN,
-)
+from optimizer.simulator.batcher import ONE_SHAPE, Scheduler, Shapes, draw
 from optimizer.simulator.service_curve import ServiceCurve
 
 
@@ -78,10 +57,15 @@ class Batcher:
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """Requests of one kind, and the calls that they go through."""
+    """Requests of one kind, and the calls that they go through.
+
+    Attributes:
+        hit_rate: share of the requests that a response cache answers before any call.
+    """
 
     calls: tuple[NetworkCall, ...]
     shapes: Shapes = ONE_SHAPE
+    hit_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +91,9 @@ class Network:
 
     Attributes:
         outside_ms: time of a request between client and server.
+        hit_ms: time of a request in the server that a response cache answers.
+        most_per_second: requests that the server takes in and answers at most, where a response
+            cache answers some of them; the calls are not limited by it.
 
     Raises:
         ValueError: where a call names a batcher that does not exist, or waits for itself.
@@ -116,16 +103,19 @@ class Network:
     sources: tuple[NetworkSource, ...]
     contention: Contention = NO_CONTENTION
     outside_ms: float = 0.0
+    hit_ms: float = 0.0
+    most_per_second: float = math.inf
 
     def __post_init__(self) -> None:
         """Check the calls."""
-        for calls in self._programs:
+        for calls in self.programs:
             _check_calls(calls, len(self.batchers))
         if any(math.inf in row for row in self.visits):
             raise ValueError("a composed model calls itself")
 
     @property
-    def _programs(self) -> list[tuple[NetworkCall, ...]]:
+    def programs(self) -> list[tuple[NetworkCall, ...]]:
+        """The calls of every source, and then of every composed model."""
         composed = [batcher.calls for batcher in self.batchers if batcher.calls]
         return [*(source.calls for source in self.sources), *composed]
 
@@ -140,6 +130,7 @@ class Network:
         for source in self.sources:
             visits = np.zeros(len(self.batchers))
             fresh = _counts(source.calls, len(visits), whole)
+            fresh *= 1.0 if whole else 1.0 - source.hit_rate
             for _ in range(len(visits) + 1):
                 visits += fresh
                 calls = [_counts(batcher.calls, len(visits), whole) for batcher in self.batchers]
@@ -162,7 +153,19 @@ class Network:
             drawn = draw(int(own.sum()), 0.0, each.shapes, rng)
             first = sum(len(other.shares) for other in distinct[: distinct.index(each.shapes)])
             shape[own], factor[own] = first + drawn.shape, drawn.factors[drawn.shape]
-        return NetworkDraws(source, shape, factor, noise, rng.random(requests))
+        chance, hit = rng.random(requests), np.zeros(requests, dtype=np.bool_)
+        if any(each.hit_rate for each in self.sources):
+            hit = rng.random(requests) < np.array([each.hit_rate for each in self.sources])[source]
+        return NetworkDraws(source, shape, factor, noise, chance, hit)
+
+    def executed_share(self, mix: Sequence[float]) -> float:
+        """Return the share of the requests that no response cache answers.
+
+        Args:
+            mix: share of each source.
+        """
+        pairs = zip(mix, self.sources, strict=True)
+        return sum(share * (1.0 - each.hit_rate) for share, each in pairs) / sum(mix)
 
     @property
     def single(self) -> bool:
@@ -171,6 +174,7 @@ class Network:
             len(self.batchers) == len(self.sources) == 1
             and not self.batchers[0].calls
             and self.sources[0].calls == (NetworkCall(0),)
+            and self.sources[0].hit_rate == 0
         )
 
     def slower(self, factor: float) -> Network:
@@ -190,10 +194,11 @@ class NetworkDraws:
     """Random numbers of a simulation, drawn beforehand so that several loads can share them.
 
     Attributes:
-        source: source of each request, shape [requests], as the next two and the last.
+        source: source of each request, shape [requests], as the next two and the last two.
         shape, factor: index of the request's shape, and its factor of execution times.
         noise: of each batcher, the time factor of each of its executions.
         chance: decides about further calls, from 0 to 1.
+        hit: whether a response cache answers the request.
     """
 
     source: NDArray[np.int64]
@@ -201,83 +206,11 @@ class NetworkDraws:
     factor: NDArray[np.float64]
     noise: tuple[NDArray[np.float64], ...]
     chance: NDArray[np.float64]
+    hit: NDArray[np.bool_]
 
     def with_mean_noise(self) -> NetworkDraws:
         """Return the numbers with a mean noise of exactly 1."""
         return replace(self, noise=tuple(own / own.mean() for own in self.noise))
-
-
-@dataclass(frozen=True)
-class NetworkSimulation:
-    """Every request of a simulation; times in ms since the start.
-
-    Attributes:
-        source: shape [requests], as the next three.
-        arrive_ms: when the request reaches the server.
-        done_ms: when it is answered.
-        refused: whether a batcher refused it.
-        batchers: requests and executions of each batcher.
-    """
-
-    source: NDArray[np.int64]
-    arrive_ms: NDArray[np.float64]
-    done_ms: NDArray[np.float64]
-    refused: NDArray[np.bool_]
-    batchers: tuple[Simulation, ...]
-    outside_ms: float
-
-    @property
-    def latency_ms(self) -> NDArray[np.float64]:
-        """Latency at the client of every request, refused ones included; shape [requests]."""
-        return self.done_ms - self.arrive_ms + self.outside_ms
-
-
-def network_open_loop(
-    network: Network, arrive_ms: NDArray[np.float64], draws: NetworkDraws
-) -> NetworkSimulation:
-    """Simulate requests that arrive at given times, ascending, shape [requests].
-
-    Raises:
-        ValueError: when scheduler, curve and request size of a batcher do not fit together.
-    """
-    if network.single:
-        [own] = network.batchers
-        alone = open_loop(own.scheduler, own.curve, arrive_ms, _draws_of_one(draws))
-        return _simulation_of_one(alone, network, draws)
-    requests = _requests(draws)
-    requests["arrive"] = arrive_ms
-    return _simulate(network, requests, draws, arrivals=len(arrive_ms))
-
-
-def network_closed_loop(
-    network: Network, concurrency: int, draws: NetworkDraws
-) -> NetworkSimulation:
-    """Simulate clients that keep `concurrency` requests outstanding until all are sent.
-
-    All clients begin at once, and each sends the next request of any source on a reply.
-
-    Raises:
-        ValueError: when scheduler, curve and request size of a batcher do not fit together.
-    """
-    if network.single:
-        [own] = network.batchers
-        alone = closed_loop(own.scheduler, own.curve, concurrency, _draws_of_one(draws))
-        return _simulation_of_one(alone, network, draws)
-    requests = _requests(draws)
-    return _simulate(network, requests, draws, arrivals=min(concurrency, len(requests)))
-
-
-def _draws_of_one(draws: NetworkDraws) -> Draws:
-    factors = np.ones(int(draws.shape.max(initial=0)) + 1)
-    factors[draws.shape] = draws.factor
-    return Draws(draws.noise[0], draws.shape, factors)
-
-
-def _simulation_of_one(
-    alone: Simulation, network: Network, draws: NetworkDraws
-) -> NetworkSimulation:
-    times = (alone.arrive_ms, alone.done_ms, alone.refused)
-    return NetworkSimulation(draws.source, *times, (alone,), network.outside_ms)
 
 
 def _check_calls(calls: Sequence[NetworkCall], batchers: int) -> None:
@@ -297,107 +230,3 @@ def _counts(calls: Sequence[NetworkCall], batchers: int, whole: bool) -> NDArray
     for call in calls:
         counts[call.batcher] += math.ceil(call.count) if whole else call.count
     return counts
-
-
-def _requests(draws: NetworkDraws) -> NDArray[np.void]:
-    requests = np.zeros(len(draws.source), dtype=REQUEST)
-    for name in ("source", "shape", "factor", "chance"):
-        requests[name] = getattr(draws, name)
-    return requests
-
-
-def _simulate(
-    network: Network, requests: NDArray[np.void], draws: NetworkDraws, arrivals: int
-) -> NetworkSimulation:
-    # numba takes a second to import: only what simulates pays for it.
-    from optimizer.simulator.network_kernel import new_arrays, run
-
-    batchers, contention = network.batchers, network.contention
-    pairs = np.array(contention.pairs or np.zeros((len(batchers), len(batchers))))
-    programs, waiting = _programs(network)
-    steps = [steps_of(each.scheduler, each.curve) for each in batchers]
-    rows = [
-        rows_of(Draws(noise, np.zeros(len(noise), dtype=np.int32), np.ones(1)))
-        for noise in draws.noise
-    ]
-    nodes = _nodes(network, [len(own) for own in steps], [len(own) for own in rows], len(requests))
-    runs = len(requests) + sum(
-        len(own) for own, batcher in zip(rows, batchers, strict=True) if batcher.calls
-    )
-    slows = bool(pairs.any()) or sum(n.cores * n.scheduler.instances for n in batchers) > (
-        contention.cores
-    )
-    arrays = new_arrays(
-        np.concatenate([rules_of(each.scheduler, each.curve) for each in batchers]),
-        (network.outside_ms, arrivals, slows, contention.cores),
-        steps=np.concatenate(steps),
-        rows=np.concatenate(rows),
-        nodes=nodes,
-        pairs=pairs,
-        programs=programs,
-        waiting=waiting,
-        runs=np.zeros(runs, dtype=RUN),
-        progress=np.zeros((runs, programs.shape[1]), dtype=PROGRESS),
-        jobs=np.zeros(sum(map(len, rows)), dtype=JOB),
-        requests=requests,
-    )
-    run(arrays)
-    return _simulation_of(network, requests, arrays.rows, nodes, arrays.states)
-
-
-def _simulation_of(
-    network: Network,
-    requests: NDArray[np.void],
-    rows: NDArray[np.void],
-    nodes: NDArray[np.void],
-    states: NDArray[np.void],
-) -> NetworkSimulation:
-    """Return what a run of the kernel has left in its arrays."""
-    return NetworkSimulation(
-        source=np.ascontiguousarray(requests["source"]),
-        arrive_ms=np.ascontiguousarray(requests["arrive"]),
-        done_ms=np.ascontiguousarray(requests["done"]),
-        refused=np.ascontiguousarray(requests["refused"]),
-        batchers=tuple(
-            simulation_of(
-                batcher.scheduler,
-                rows[node["row"] : node["row"] + state["arrivals"]],
-                rows[node["row"] : node["row"] + state["executions"]],
-                outside_ms=0.0,
-            )
-            for batcher, node, state in zip(network.batchers, nodes, states, strict=True)
-        ),
-        outside_ms=network.outside_ms,
-    )
-
-
-def _programs(network: Network) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
-    """Return the programs and which of their calls wait for which."""
-    listed = network._programs
-    most = max(map(len, listed))
-    programs = np.zeros((len(listed), most), dtype=CALL)
-    programs["node"] = -1
-    waiting = np.zeros((len(listed), most, most), dtype=np.bool_)
-    for p, calls in enumerate(listed):
-        for c, call in enumerate(calls):
-            further, whole = math.modf(call.count)
-            programs[p, c] = (call.batcher, int(whole), further, len({*call.after}))
-            waiting[p, list(call.after), c] = True
-    return programs, waiting
-
-
-def _nodes(
-    network: Network, steps: Sequence[int], rows: Sequence[int], requests: int
-) -> NDArray[np.void]:
-    nodes = np.zeros(len(steps), dtype=NODE)
-    for name, lengths in (("step", steps), ("row", rows)):
-        nodes[f"{name}_end"] = np.cumsum(lengths)
-        nodes[name] = nodes[f"{name}_end"] - lengths
-    nodes["cores"] = [batcher.cores for batcher in network.batchers]
-    program, first_run = len(network.sources), requests
-    for k, batcher in enumerate(network.batchers):
-        nodes[k]["program"] = program if batcher.calls else -1
-        if batcher.calls:
-            nodes[k]["run"] = first_run
-            program, first_run = program + 1, first_run + rows[k]
-    return nodes

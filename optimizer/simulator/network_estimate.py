@@ -162,7 +162,7 @@ class _Estimate:
             for own, visits in zip(self._batchers, self._per_request, strict=True)
             if visits > 0
         ]
-        return np.asarray(np.min(rates, axis=0))
+        return np.asarray(np.minimum(np.min(rates, axis=0), self._network.most_per_second))
 
     @property
     def floor_log_excess(self) -> Floats:
@@ -215,10 +215,14 @@ class _Estimate:
         return np.asarray(np.log(latency_ms / limits[:, None]).max(axis=0))
 
     def _inside(self, times_ms: Floats) -> Floats:
-        """Return the time of each source's requests in the batchers, shape [sources, points]."""
-        return np.array(
-            [
-                sum(call.count * times_ms[call.batcher] for call in source.calls)
-                for source in self._network.sources
-            ]
-        )
+        """Return the time of each source's requests in the batchers, shape [sources, points].
+
+        Where a response cache answers so many that the limit's percentile is one of them, none.
+        """
+        inside = np.zeros((len(self._streams), times_ms.shape[1]))
+        for n, (source, stream) in enumerate(
+            zip(self._network.sources, self._streams, strict=True)
+        ):
+            if source.hit_rate < stream.limit.percentile / 100:
+                inside[n] = sum(call.count * times_ms[call.batcher] for call in source.calls)
+        return inside

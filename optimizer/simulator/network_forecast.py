@@ -18,10 +18,11 @@ from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.simulator.execution_layout import ExecutionLayout, saturated_levels
-from optimizer.simulator.forecast import Forecast, Forecaster, refined
+from optimizer.simulator.forecast import Forecast, Forecaster, ModelForecaster, refined
 from optimizer.simulator.network import Contention, Network
 from optimizer.simulator.network_estimate import BatcherTimes, ClosedForm, closed_form
 from optimizer.simulator.prediction import predict_capacity, predict_saturation
+from optimizer.simulator.response_cache import answered_by_cache, cache_columns
 from optimizer.simulator.served_network import network_of, offered_streams, served_network
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
@@ -67,15 +68,18 @@ def forecaster_of(
     workload: Workload,
     concurrency: Callable[[ServingConfig], int],
     seed: int,
-) -> Forecaster | NetworkForecaster:
-    """Return the forecaster of a space: a cheaper one where a single model executes requests."""
-    if len(space.models) == 1:
-        return Forecaster(space, workload, concurrency, partial(simulated_estimate, seed=seed))
+) -> Forecaster:
+    """Return the forecaster of a space: a cheaper one where a single model executes requests.
+
+    What a response cache answers passes a model by, so a model with one is a network.
+    """
+    if len(space.models) == 1 and not answered_by_cache(workload, space):
+        return ModelForecaster(space, workload, concurrency, partial(simulated_estimate, seed=seed))
     return NetworkForecaster(space, workload, concurrency, seed)
 
 
-class NetworkForecaster:
-    """Forecasts a space of several models repeatedly, as more of its service times is measured.
+class NetworkForecaster(Forecaster):
+    """Forecasts a space of several models, or of one whose requests a response cache answers.
 
     Args:
         concurrency: requests outstanding while a configuration is saturated.
@@ -89,6 +93,7 @@ class NetworkForecaster:
         concurrency: Callable[[ServingConfig], int],
         seed: int,
     ) -> None:
+        super().__init__()
         self._space = space
         self._workload = workload
         self._concurrency = concurrency
@@ -99,34 +104,18 @@ class NetworkForecaster:
             for model, columns in space.columns()
             if model.model not in ensembles
         ]
+        self._caching = _caching(space)
         self._simulations: dict[int, _Simulated] = {}
-        self._last: tuple[ServiceModel, Forecast] | None = None
-
-    def forecast(self, service: ServiceModel) -> Forecast:
-        """Forecast every point; return the same object as before for the same service times.
-
-        Raises:
-            KeyError: when a model of the space was never observed.
-        """
-        if self._last is None or self._last[0] != service:
-            self._last = (service, self._forecast(service))
-        return self._last[1]
 
     def of_point(self, service: ServiceModel, row: int) -> Forecast:
-        """Forecast one point of the space, in arrays of one element.
-
-        Raises:
-            KeyError: when a model of the space was never observed.
-        """
+        """Forecast one point, see `Forecaster.of_point`."""
         rows = np.array([row])
         return self._simulated(_Times.of(self._models, service, rows), rows)
 
     def utilisations(self, service: ServiceModel, row: int) -> dict[str, float]:
-        """Return the utilisation of each model while a point is saturated.
-
-        Raises:
-            KeyError: when a model of the space was never observed.
-        """
+        """Return the utilisation of each model, see `Forecaster.utilisations`."""
+        if len(self._models) == 1:
+            return {}
         config = self._space.config(self._space.at(row))
         network = served_network(config, service, self._workload)
         mix = [stream.share for stream in offered_streams(self._workload)]
@@ -144,12 +133,20 @@ class NetworkForecaster:
         return refined(rough, rows, self._simulated(times, rows))
 
     def _closed_form(self, times: _Times, rows: _Ints) -> ClosedForm:
-        network = self._network(times, int(rows[0]))
-        return closed_form(
-            [own.batcher_times(rows, self._space.limits.request_size) for own in times.models],
-            network,
-            offered_streams(self._workload),
-        )
+        """Return the closed form; points whose cache answers otherwise are other networks."""
+        form, caching = np.empty((4, len(rows))), self._caching[rows]
+        for alike in np.unique(caching):
+            own = caching == alike
+            part = closed_form(
+                [
+                    each.batcher_times(rows[own], self._space.limits.request_size)
+                    for each in times.models
+                ],
+                self._network(times, int(rows[own][0])),
+                offered_streams(self._workload),
+            )
+            form[:, own] = part.saturation, part.capacity, part.floor_log_excess, part.log_sd
+        return ClosedForm(*form)
 
     def _forecast_of(self, form: ClosedForm) -> Forecast:
         demand = self._workload.demand_per_second
@@ -182,7 +179,15 @@ class NetworkForecaster:
     def _network(self, times: _Times, row: int) -> Network:
         config = self._space.config(self._space.at(row))
         curves = {own.model.name: own.curve(row) for own in times.models}
-        return network_of(config, curves, times.contention, self._workload)
+        hits = times.service.hits(config, self._workload)
+        return network_of(config, curves, times.contention, self._workload, hits)
+
+
+def _caching(space: SearchSpace) -> _Ints:
+    """Return codes of the points, shape [points]: equal where the cache of all models is."""
+    columns = cache_columns(space)
+    _, codes = np.unique(space.points[:, columns], axis=0, return_inverse=True)
+    return np.asarray(codes.reshape(-1), dtype=np.int64)
 
 
 def _moved(before: tuple[float, float, float], now: tuple[float, float, float]) -> bool:
@@ -226,10 +231,11 @@ class _ModelTimes:
 
 @dataclass(frozen=True)
 class _Times:
-    """The service curves of all models, and their contention."""
+    """The service curves of all models, their contention, and where both are from."""
 
     models: tuple[_ModelTimes, ...]
     contention: Contention
+    service: ServiceModel
 
     @classmethod
     def of(cls, models: Sequence[_Model], service: ServiceModel, rows: _Ints) -> _Times:
@@ -239,4 +245,5 @@ class _Times:
             levels = np.unique(model.level_of[rows]).tolist()
             curves = service.curves([model.levels[level] for level in levels])
             own.append(_ModelTimes(model, dict(zip(levels, curves, strict=True))))
-        return cls(tuple(own), service.contention([model.name for model in models]))
+        contention = service.contention([model.name for model in models])
+        return cls(tuple(own), contention, service)

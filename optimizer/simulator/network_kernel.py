@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from optimizer.simulator.batcher_kernel import arrive, find_next_done, finish, states_of, wake
 from optimizer.simulator.network_layout import TRAFFIC
 
-# Views of the arrays are not counted: `Arrays` outlives them, and counting takes most of the time.
+# `_nrt=False` compiles without numba's runtime, which counts references to arrays. Nothing here
+# allocates an array, all views are of `Arrays`, which outlive them, and counting takes most of the
+# time. numba has the option for its own tests and does not document it: without it, code that
+# allocates fails to compile, and a version that drops it fails at once.
 _compiled = njit(cache=True, _nrt=False)  # type: ignore[call-overload]
 
 _HELD = 1e300
@@ -140,7 +143,7 @@ def _resume(g, k, instance):  # type: ignore[no-untyped-def]
 @_compiled
 def _enter(g, request):  # type: ignore[no-untyped-def]
     """Let a request of a source in."""
-    _begin_run(g, request, g.requests[request].source, request, -1, request)
+    _begin_run(g, request, g.requests[request].program, request, -1, request)
 
 
 @_compiled

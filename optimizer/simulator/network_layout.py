@@ -76,7 +76,8 @@ REQUEST = np.dtype(
     [
         ("arrive", np.float64),
         ("done", np.float64),
-        ("source", np.int64),
+        # Of its source, or that of a request that a response cache answers.
+        ("program", np.int64),
         ("shape", np.int32),
         ("factor", np.float64),
         # Decides about further calls, 0 to 1.

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import LoadLevel
-from optimizer.simulator.network import Network, network_closed_loop, network_open_loop
+from optimizer.simulator.network import Network
+from optimizer.simulator.network_simulation import network_closed_loop, network_open_loop
 from optimizer.simulator.served_network import offered_streams, served_network
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation

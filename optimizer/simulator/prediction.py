@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from optimizer.measurement.level import HIGHEST_SHARE, floor_per_second
 from optimizer.simulator.batcher import Simulation, histogram
-from optimizer.simulator.network import (
-    Network,
+from optimizer.simulator.network import Network
+from optimizer.simulator.network_simulation import (
     NetworkSimulation,
     network_closed_loop,
     network_open_loop,
@@ -29,6 +29,9 @@ _WARMUP_SHARE = 0.1
 """Share of a simulation's requests that are warm-up and do not count."""
 
 _MAX_STEPS = 8
+
+_MOST_HITS = 19
+"""Hits for each executed request, up to which a simulation has as many executed requests."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ def predict_saturation(
     """
     schedulers = [batcher.scheduler for batcher in network.batchers]
     filled = max(each.instances * each.most_requests for each in schedulers)
-    requests = 2 * concurrency + max(1000, 40 * filled)
+    executed = network.executed_share(mix)
+    requests = 2 * concurrency + _with_hits(max(1000, 40 * filled), executed)
     rng = np.random.default_rng(seed)
     sources = np.zeros(requests, dtype=np.int64)
     if len(mix) > 1:
@@ -177,8 +181,14 @@ def predict_saturation(
     own = simulation.batchers[busiest]
     counted = (own.execution_begin_ms >= begin_ms) & (own.execution_begin_ms < end_ms)
     took_ms, noise = own.execution_ms[counted], draws.noise[busiest][: len(counted)][counted]
-    slower = took_ms.sum() / (took_ms / noise).sum()
-    return PredictedSaturation(slower * 1e3 * completed / (end_ms - begin_ms), batchers)
+    slower = took_ms.sum() / (took_ms / noise).sum() if counted.any() else 1.0
+    rate = slower * 1e3 * completed / (end_ms - begin_ms)
+    return PredictedSaturation(min(rate, network.most_per_second), batchers)
+
+
+def _with_hits(requests: int, executed_share: float) -> int:
+    """Return the number of requests of which so many are executed."""
+    return round(requests / max(executed_share, 1 / (1 + _MOST_HITS)))
 
 
 def predict_level(
@@ -263,7 +273,7 @@ class Loads:
 
     Args:
         streams: of each source of the network.
-        requests: approximate number of requests of each level.
+        requests: approximate number of requests of each level that are executed.
     """
 
     def __init__(
@@ -272,6 +282,7 @@ class Loads:
         rng = np.random.default_rng(seed)
         total = sum(stream.share for stream in streams)
         self._shares = [stream.share / total for stream in streams]
+        requests = _with_hits(requests, network.executed_share(self._shares))
         pairs = zip(streams, self._shares, strict=True)
         own = [_due(stream.arrivals, requests, share, rng) for stream, share in pairs]
         self._end = min(len(due) / share for due, share in zip(own, self._shares, strict=True))

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.workload.streams import Workload
+from optimizer.configuration.serving_config import ServingConfig
+from optimizer.workload.streams import Stream, Workload
 
 _ALIGNMENT = 16
 _RESPONSE_BYTES = 12
@@ -150,17 +152,98 @@ def hit_rate_of_keys(keys: Sequence[int], entries: int) -> float:
     return hits / len(keys)
 
 
-def answered_by_cache(workload: Workload, space: SearchSpace) -> tuple[str, ...]:
-    """Return the models whose requests repeat and may be answered by a response cache.
+@dataclass(frozen=True)
+class SteadyCache:
+    """The cache in its steady state.
 
-    Batches and queues of such a model are not simulated: which requests are executed depends on the
-    cache.
+    Attributes:
+        hit_rates: share of the requests to a model that the cache answers, by model.
+        entries: number of requests of a stream whose responses are in it, by stream.
+        entry_bytes: of a response of a model in it, by model.
     """
+
+    hit_rates: Mapping[str, float]
+    entries: Mapping[str, int]
+    entry_bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+EMPTY = SteadyCache({}, {})
+"""Where no cache answers, or before it was asked."""
+
+
+def cached_models(config: ServingConfig, target: str) -> tuple[str, ...]:
+    """Return the models, of a target and its steps, whose responses are cached."""
+    return tuple(model.name for model in config.part(target).models if model.cache)
+
+
+def steady_cache(
+    config: ServingConfig, streams: Sequence[Stream], entry_bytes: Mapping[str, int]
+) -> SteadyCache:
+    """Return the steady state of a configuration's cache.
+
+    A response of each cached model is kept for a request, as equal requests are equal at all steps.
+    Behind a model whose own response is cached, a step answers nothing: its entries are used less
+    often, so they are evicted earlier.
+
+    Args:
+        entry_bytes: of a response in the cache, by model. Streams with a cached model that has none
+            are left out.
+    """
+    cached = {
+        stream.name: models
+        for stream in streams
+        if (models := cached_models(config, stream.target)) and entry_bytes.keys() >= {*models}
+    }
+    size_bytes = config.server.cache_bytes
+    if not cached or size_bytes is None:
+        return EMPTY
+    sizes = {name: sum(entry_bytes[model] for model in own) for name, own in cached.items()}
+    own = tuple(stream for stream in streams if stream.name in cached)
+    rates, entries = _steady_state(own, tuple(sizes[stream.name] for stream in own), size_bytes)
+    hit_rates = {
+        model: 0.0 if stream.target in cached[stream.name] and model != stream.target else rate
+        for stream, rate in zip(own, rates, strict=True)
+        for model in cached[stream.name]
+    }
+    names = [stream.name for stream in own]
+    return SteadyCache(hit_rates, dict(zip(names, entries, strict=True)), dict(entry_bytes))
+
+
+@lru_cache(maxsize=64)
+def _steady_state(
+    streams: tuple[Stream, ...], entry_bytes: tuple[int, ...], size_bytes: int
+) -> tuple[list[float], list[int]]:
+    """Return hit rate and number of entries of each stream."""
+    traffic = [
+        CachedTraffic(stream.demand_per_second, _probabilities(stream), size)
+        for stream, size in zip(streams, entry_bytes, strict=True)
+    ]
+    seconds = eviction_seconds(traffic, size_bytes)
+    hit_rates = [own.hit_rate(seconds) for own in traffic]
+    if len(streams) == 1 and streams[0].keys:
+        hit_rates = [hit_rate_of_keys(streams[0].keys, size_bytes // entry_bytes[0])]
+    return hit_rates, [own.entries(seconds) for own in traffic]
+
+
+def _probabilities(stream: Stream) -> NDArray[np.float64]:
+    if stream.repeats is not None:
+        return stream.repeats.probabilities()
+    return popularity_of_keys(stream.keys) if stream.keys else np.zeros(0)
+
+
+def answered_by_cache(workload: Workload, space: SearchSpace) -> tuple[str, ...]:
+    """Return the models whose requests repeat and may be answered by a response cache."""
     return tuple(
         stream.target
         for stream in workload.streams
         if stream.population is not None and space.cache_bytes(stream.target)
     )
+
+
+def cache_columns(space: SearchSpace) -> list[int]:
+    """Return the columns of a space's points that decide what the response cache answers."""
+    names = ("response_cache", "response_cache_mib")
+    return [n for n, parameter in enumerate(space.parameters) if parameter.name in names]
 
 
 def last_different(numbers: Sequence[int] | NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.simulator.batcher import Scheduler, scheduler_of
+from optimizer.simulator.cached_service import NO_HITS, Hits
 from optimizer.simulator.execution_layout import cores_of
 from optimizer.simulator.network import (
     Batcher,
@@ -33,7 +34,7 @@ def served_network(config: ServingConfig, service: ServiceModel, workload: Workl
     models = executing(config)
     curves = {model.name: service.curve(model, config.server) for model in models}
     contention = service.contention([model.name for model in models])
-    return network_of(config, curves, contention, workload)
+    return network_of(config, curves, contention, workload, service.hits(config, workload))
 
 
 def offered_streams(workload: Workload) -> tuple[OfferedStream, ...]:
@@ -50,10 +51,12 @@ def network_of(
     curves: Mapping[str, ServiceCurve],
     contention: Contention,
     workload: Workload,
+    hits: Hits = NO_HITS,
 ) -> Network:
     """Return the network of a configuration, given the curve of each executing model.
 
-    The shapes of requests to a step are not known: all count as one, and as free.
+    The shapes of requests to a step are not known: all count as one, and as free. A step answers
+    from the cache by chance, independently of the other steps.
     """
     models, graph = executing(config), config.graph or NO_GRAPH
     index = {model.name: n for n, model in enumerate(models)}
@@ -63,21 +66,24 @@ def network_of(
             model.name,
             _scheduler(model, curves[model.name], targets, workload.streams[0]),
             curves[model.name],
-            tuple(_calls(graph, model.name, index)) if model.name in graph.names else (),
+            tuple(_calls(graph, model.name, index, hits)) if model.name in graph.names else (),
             cores_of(model),
         )
         for model in models
     )
     sources = []
     for stream in workload.streams:
-        source = NetworkSource(tuple(_calls_of_target(graph, stream.target, index)))
+        calls = tuple(_calls_of_target(graph, stream.target, index, hits))
+        source = NetworkSource(calls, hit_rate=hits.of(stream.target))
         if stream.target in index:
             model = models[index[stream.target]]
             alone = network_of_model(model, curves[model.name], stream)
             source = replace(source, shapes=alone.sources[0].shapes)
         sources.append(source)
     outside_ms = max(curve.outside_ms for curve in curves.values())
-    return Network(batchers, tuple(sources), contention, outside_ms)
+    return Network(
+        batchers, tuple(sources), contention, outside_ms, hits.lookup_ms, hits.most_per_second
+    )
 
 
 def _scheduler(
@@ -92,15 +98,17 @@ def _scheduler(
 
 
 def _calls_of_target(
-    graph: ModelGraph, target: str, index: Mapping[str, int]
+    graph: ModelGraph, target: str, index: Mapping[str, int], hits: Hits
 ) -> Sequence[NetworkCall]:
-    return (NetworkCall(index[target]),) if target in index else _calls(graph, target, index)
+    return (NetworkCall(index[target]),) if target in index else _calls(graph, target, index, hits)
 
 
-def _calls(graph: ModelGraph, composed: str, index: Mapping[str, int]) -> list[NetworkCall]:
+def _calls(
+    graph: ModelGraph, composed: str, index: Mapping[str, int], hits: Hits
+) -> list[NetworkCall]:
     """Return the calls of a composed model; steps that are ensembles are their own steps."""
     calls: list[NetworkCall] = []
-    _add_steps(calls, graph, composed, index, (), 1.0)
+    _add_steps(calls, graph, composed, (index, hits), (), 1.0)
     return calls
 
 
@@ -108,21 +116,28 @@ def _add_steps(
     calls: list[NetworkCall],
     graph: ModelGraph,
     composed: str,
-    index: Mapping[str, int],
+    models: tuple[Mapping[str, int], Hits],
     after: tuple[int, ...],
     count: float,
 ) -> tuple[int, ...]:
-    """Add the steps of a composed model, after other calls; return the calls that end it."""
+    """Add the steps of a composed model, after other calls; return the calls that end it.
+
+    Args:
+        models: their numbers, and what the cache answers of them.
+        count: of the composed model.
+    """
+    index, hits = models
     [own] = [each for each in graph.composed if each.name == composed]
     ends: dict[int, tuple[int, ...]] = {}
     for n in own.in_order():
         step = own.steps[n]
         before = tuple(_joined(ends[m] for m in step.after)) or after
+        calls_of_step = count * step.calls * (1.0 - hits.of(step.model))
         if step.model in index:
             ends[n] = (len(calls),)
-            calls.append(NetworkCall(index[step.model], before, count * step.calls))
+            calls.append(NetworkCall(index[step.model], before, calls_of_step))
         else:
-            inner = (calls, graph, step.model, index, before, count * step.calls)
+            inner = (calls, graph, step.model, models, before, calls_of_step)
             ends[n] = _add_steps(*inner)
     taken = {m for step in own.steps for m in step.after}
     return tuple(_joined(ends[n] for n in ends if n not in taken))

@@ -15,7 +15,8 @@ from statistics import median
 
 import numpy as np
 
-from optimizer.configuration.serving_config import ModelServing, ServerOptions
+from optimizer.configuration.serving_config import ModelServing, ServerOptions, ServingConfig
+from optimizer.simulator.cached_service import CachedLevel, Hits, hits_of
 from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
 from optimizer.simulator.network import NO_CONTENTION, Contention
 from optimizer.simulator.service_curve import DEFAULT_VARIATION, ServiceCurve, ServiceVariation
@@ -23,6 +24,7 @@ from optimizer.simulator.service_effects import Floats
 from optimizer.simulator.service_observation import ServiceObservation
 from optimizer.simulator.service_regression import Regression
 from optimizer.simulator.sharing import CORES_RATIOS, log_prior
+from optimizer.workload.streams import Workload
 
 _DEFAULT_OPTIONS = ServerOptions()
 
@@ -33,11 +35,13 @@ class ServiceModel:
 
     Attributes:
         shared_cores: cores that executions of several models share; None for the likeliest number.
+        cached_levels: saturated levels in which a response cache answered.
     """
 
     observations: tuple[ServiceObservation, ...]
     variation: ServiceVariation = DEFAULT_VARIATION
     shared_cores: float | None = None
+    cached_levels: tuple[CachedLevel, ...] = ()
 
     def curve(self, model: ModelServing, server: ServerOptions = _DEFAULT_OPTIONS) -> ServiceCurve:
         """Return the service curve of a served model, measured or not.
@@ -82,6 +86,10 @@ class ServiceModel:
     def models(self) -> frozenset[str]:
         """Names of the models that were observed."""
         return frozenset(each.layout.model for each in self.observations)
+
+    def hits(self, config: ServingConfig, workload: Workload) -> Hits:
+        """Return what the response cache of a configuration answers, see `hits_of`."""
+        return hits_of(self.cached_levels, config, workload)
 
     def contention(self, models: Sequence[str]) -> Contention:
         """Return how much executions of these models slow each other down.

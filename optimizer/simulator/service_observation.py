@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
-from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
-from optimizer.simulator.sharing import CoresInUse
 
 _LEAST_SHARE = 0.02
 """Share of the inferences; rarer batch sizes are mostly the first and the last of a level."""
@@ -25,9 +25,8 @@ _BUSY_QUEUE_SHARE = 0.5
 """Queue time relative to execution time; where requests wait for less, instances idle."""
 
 _BUSY_SHARE = 0.5
-_NEAR_BUSIEST = 0.8
-"""Least share of their time that saturated instances compute, by itself and relative to the busiest
-model; where it is less, instances idle, and requests that wait have arrived together."""
+"""Least share of their time that saturated instances compute; where it is less, instances idle, and
+requests that wait have arrived together."""
 
 _IDLE_SD = 0.05
 """Standard deviation of the logarithm of a time of one of several models at a light load."""
@@ -74,8 +73,6 @@ class ServiceObservation:
         disturbance: standard deviation of the logarithm of all times together, by other processes
             on the cores.
         others: the other models that execute requests.
-        cores: of the machine, for the server and the client; None if unknown.
-        in_use: cores that executions used meanwhile; none where only the means are known.
     """
 
     layout: ExecutionLayout
@@ -83,8 +80,6 @@ class ServiceObservation:
     network_ms: float | None
     disturbance: float = 0.0
     others: tuple[BusyModel, ...] = ()
-    cores: int | None = None
-    in_use: tuple[CoresInUse, ...] = ()
 
 
 def observe(
@@ -155,10 +150,7 @@ def _of_models(
     if not own:
         return
     layouts = {m.name: execution_layout(m, config.server) for m in models if m.name in own}
-    busy = {
-        name: min(split.executions * share * _execution_ms(split) / 1000, layouts[name].executing)
-        for name, split in own.items()
-    }
+    busy = {name: _mean_busy(split, share, layouts[name].executing) for name, split in own.items()}
     longest = max(own, key=lambda name: own[name].queue_ms * own[name].requests)
     for name, split in own.items():
         layout = layouts[name]
@@ -169,9 +161,29 @@ def _of_models(
         if level.kind != "saturation":
             times = tuple(replace(x, log_sd=math.hypot(x.log_sd, _IDLE_SD)) for x in times)
         others = tuple(BusyModel(other, mean) for other, mean in busy.items() if other != name)
-        cores = level.machine.cores if level.machine is not None else None
         disturbance = _disturbance(level.machine)
-        yield ServiceObservation(layout, times, level.network_ms, disturbance, others, cores)
+        yield ServiceObservation(layout, times, level.network_ms, disturbance, others)
+
+
+def busy_shares(config: ServingConfig, level: LoadLevel) -> dict[str, float]:
+    """Return the share of the time that the instances of each model compute, by model."""
+    splits = {split.model: split for split in level.server if split.batches}
+    share = level.achieved_per_second / max(level.requests_received, 1)
+    layouts = [
+        (model.name, execution_layout(model, config.server).executing)
+        for model in executing(config)
+        if model.name in splits
+    ]
+    return {name: _mean_busy(splits[name], share, most) / most for name, most in layouts}
+
+
+def _mean_busy(split: ServerSplit, share: float, instances: int) -> float:
+    """Return the mean number of instances that compute.
+
+    Args:
+        share: of the server's counts, for a second of the level.
+    """
+    return min(split.executions * share * _execution_ms(split) / 1000, instances)
 
 
 def _execution_ms(split: ServerSplit) -> float:

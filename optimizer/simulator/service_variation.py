@@ -68,7 +68,12 @@ class LightLoadTimes:
 def light_load(
     config: ServingConfig, level: LoadLevel, workload: Workload
 ) -> LightLoadTimes | None:
-    """Return the light-load times of an open-loop level; None where a stream got no reply."""
+    """Return the light-load times of an open-loop level.
+
+    None where a stream got no reply, and where a response cache answered: its hits tell nothing.
+    """
+    if any(split.cache_hits for split in level.server):
+        return None
     splits = {split.model: split for split in level.server if split.batches}
     names = [model.name for model in executing(config)]
     measured = {each.name: each for each in level.streams}

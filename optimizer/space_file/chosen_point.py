@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from optimizer.configuration.model_space import EmptySpaceError, Limits, ModelSpace
-from optimizer.configuration.parameters import (
+from optimizer.configuration.named_parameters import (
     Parameter,
     is_any_field,
     model_and_parameter,

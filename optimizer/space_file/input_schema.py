@@ -22,12 +22,8 @@ from optimizer.space_file.section import (
     wrong,
 )
 from optimizer.workload.data_types import NUMPY_TYPES, DataType
-from optimizer.workload.streams import (
-    LENGTH,
-    Dimension,
-    LengthDistribution,
-    TensorSpec,
-)
+from optimizer.workload.request_sizes import Dimension, LengthDistribution
+from optimizer.workload.streams import LENGTH, TensorSpec
 from optimizer.workload.text_pattern import text_pattern
 
 Length = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from optimizer.configuration.parameters import is_any_field, suggestion
+from optimizer.configuration.named_parameters import is_any_field, suggestion
 from optimizer.errors import Mistake
 from optimizer.space_file.section import accepted_keys
 

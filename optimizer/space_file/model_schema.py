@@ -44,10 +44,7 @@ from optimizer.space_file.section import (
 )
 from optimizer.space_file.source_schema import SourceSection
 from optimizer.workload.model_spec import PIPELINE_OUTPUTS, ModelSpec, PipelineSource
-from optimizer.workload.streams import (
-    LENGTH,
-    Payloads,
-)
+from optimizer.workload.streams import LENGTH, Payloads
 
 CONFIG_LIMITS = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
 """Integer inputs of `transformers` models, and the configuration value that bounds each."""

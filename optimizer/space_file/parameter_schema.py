@@ -16,17 +16,17 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from optimizer.configuration.parameter_definition import Allowed, Value
-from optimizer.configuration.parameters import (
+from optimizer.configuration.named_parameters import (
     CONFIG_PREFIX,
     FIELD_KEYS,
-    PARAMETERS,
     Parameter,
     is_any_field,
     model_and_parameter,
     parameter_of_field,
     parameters_in_order,
 )
+from optimizer.configuration.parameter_definition import Allowed, Value
+from optimizer.configuration.parameters import PARAMETERS
 from optimizer.space_file.section import MAX_VALUES, Count, Section, Switch, wrong
 
 OLD_KEYS: Mapping[str, str] = {each.name: each.key for each in PARAMETERS if each.key}

@@ -38,7 +38,8 @@ from optimizer.workload.model_spec import (
     Texts,
     TokenizerSource,
 )
-from optimizer.workload.streams import LENGTH, LengthDistribution, Payloads, TensorSpec
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LENGTH, Payloads, TensorSpec
 
 _OF_SOURCE = "source"
 """Value of keys that take what the source of the model has."""

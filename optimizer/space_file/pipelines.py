@@ -10,8 +10,8 @@ from typing import cast
 
 from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
+from optimizer.configuration.named_parameters import Parameter
 from optimizer.configuration.parameter_definition import Value
-from optimizer.configuration.parameters import Parameter
 from optimizer.configuration.runtimes import Runtime
 from optimizer.errors import Mistake, SpaceFileError, UsageError
 from optimizer.files.untrusted import is_safe_name

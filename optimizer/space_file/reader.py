@@ -14,9 +14,7 @@ from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings, Host
 from optimizer.configuration.model_space import EmptySpaceError, Limits
-from optimizer.configuration.parameters import (
-    Parameter,
-)
+from optimizer.configuration.named_parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import Mistake, RequirementError, SpaceFileError, UsageError
 from optimizer.files.untrusted import UnreadableError, read_text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -142,6 +143,47 @@ def decide(
             entry = ConfirmedCapacity(candidate, trial, is_confirmed)
             (confirmed if is_confirmed else unconfirmed).append(entry)
     return Decision(tuple(sorted(confirmed, key=_rank)), tuple(sorted(unconfirmed, key=_rank)))
+
+
+class RunningDecision:
+    """The decision of a study while its trials are told one by one.
+
+    The rank of a configuration does not depend on others, so that a new trial is compared with the
+    best alone, and costs as much after thousands of trials as after ten.
+
+    Args:
+        trials, confirmations, price, demand, space: see `decide`.
+
+    Attributes:
+        decision: the best configuration and the space's baseline, as `decide` ranks them.
+    """
+
+    def __init__(
+        self,
+        trials: Iterable[TrialRecord],
+        confirmations: Collection[TrialRecord],
+        price: Price,
+        demand: Demand,
+        space: SearchSpace,
+    ) -> None:
+        self._decide = partial(
+            decide, confirmations=confirmations, price=price, demand=demand, space=space
+        )
+        self._baseline = space.config(space.baseline)
+        self._latest = {record.config: record for record in trials if record.outcome == "ok"}
+        self.decision = self._decide(self._latest.values())
+
+    def add(self, record: TrialRecord) -> None:
+        """Take the record of a further trial into account."""
+        if record.outcome != "ok":
+            return
+        best, measured_again = self.decision.best, record.config in self._latest
+        self._latest[record.config] = record
+        contenders = list(self._latest.values())
+        if best is not None and not measured_again:
+            baseline = [r for r in [self._latest.get(self._baseline)] if r is not None]
+            contenders = [*baseline, best.trial, record]
+        self.decision = self._decide(contenders)
 
 
 def _rank(entry: ConfirmedCapacity) -> tuple[float, ...]:

@@ -39,6 +39,11 @@ class StepStarted:
 
 
 @dataclass(frozen=True)
+class StepFinished:
+    """A step of a phase that has no trials is over, whether or not it led to a result."""
+
+
+@dataclass(frozen=True)
 class ArtifactReady:
     """An artefact passed the accuracy gate, or was dropped from the space."""
 
@@ -122,6 +127,7 @@ class Note:
 Event = (
     PhaseStarted
     | StepStarted
+    | StepFinished
     | ArtifactReady
     | TrialStarted
     | DriftRunStarted

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from optimizer.configuration.serving_config import ServingConfig
+from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.measurement.cost import Demand, Price, Score, score
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import Outcome, TrialRecord
@@ -15,11 +16,17 @@ MAX_ATTEMPTS = 2
 _BOUND_MARGIN = 0.95
 """Trials less than 5 % below the pruning bound are completed: that may be noise."""
 
+_Shape = tuple[tuple[ArtifactSpec, int, int], ...]
+"""Artefact, instance count and largest batch of every model."""
+
 
 class History:
-    """The records of a study by number.
+    """The records of a study in the order in which they were told, and what follows from them.
+
+    It keeps what each question needs, so that the answers take no longer after thousands of trials.
 
     Args:
+        records: by number.
         contradicted: configurations that missed the limits when they were confirmed; their
             trials do not become the incumbent.
     """
@@ -29,18 +36,56 @@ class History:
         records: Mapping[int, TrialRecord],
         contradicted: Collection[ServingConfig] = (),
     ) -> None:
-        self._records = dict(records)
         self._earlier_numbers = frozenset(records)
         self._contradicted = frozenset(contradicted)
+        self._take(records.values())
 
     def add(self, record: TrialRecord) -> None:
-        """Add a record."""
-        self._records[record.number] = record
+        """Add a record, or replace the one of its number."""
+        last = self._records[-1] if self._records else None
+        if record.number not in self._numbers and (last is None or _told(last) < _told(record)):
+            self._append(record)
+        else:
+            others = (other for other in self._records if other.number != record.number)
+            self._take([*others, record])
+
+    def _take(self, records: Iterable[TrialRecord]) -> None:
+        self._numbers = set[int]()
+        self._records: list[TrialRecord] = []
+        self._ok: list[TrialRecord] = []
+        self._of_config: dict[ServingConfig, list[TrialRecord]] = {}
+        self._of_shape: dict[_Shape, TrialRecord] = {}
+        self._out_of_memory: list[TrialRecord] = []
+        self._incumbent: TrialRecord | None = None
+        self._spent = self._failures = 0
+        for record in in_order_of_tells(records):
+            self._append(record)
+
+    def _append(self, record: TrialRecord) -> None:
+        self._numbers.add(record.number)
+        self._records.append(record)
+        self._of_config.setdefault(record.config, []).append(record)
+        self._spent += record.origin is None and not record.unmeasured
+        self._failures = self._failures + 1 if record.outcome == "failed" else 0
+        if record.failure is not None and record.failure.out_of_memory:
+            self._out_of_memory.append(record)
+        if record.outcome != "ok":
+            return
+        self._ok.append(record)
+        assert record.measurement is not None, "a record that met the limits has a measurement"
+        if record.measurement.levels[0].kind == "saturation":
+            self._of_shape[_shape(record.config)] = record
+        if record.config not in self._contradicted and _cost(record) < _cost(self._incumbent):
+            self._incumbent = record
 
     @property
     def records(self) -> Sequence[TrialRecord]:
-        """All records in the order of their numbers."""
-        return [self._records[number] for number in sorted(self._records)]
+        """All records in the order in which they were told."""
+        return self._records
+
+    def records_of(self, config: ServingConfig) -> Sequence[TrialRecord]:
+        """Return the records of one configuration in that order."""
+        return self._of_config.get(config, [])
 
     @property
     def trials_spent(self) -> int:
@@ -48,7 +93,7 @@ class History:
 
         Trials carried over from another study do not count, and neither do transient failures.
         """
-        return sum(r.origin is None and not r.unmeasured for r in self._records.values())
+        return self._spent
 
     @property
     def unmeasured(self) -> Sequence[TrialRecord]:
@@ -58,14 +103,16 @@ class History:
     @property
     def ok(self) -> Sequence[TrialRecord]:
         """The records that met the limits."""
-        return [record for record in self.records if record.outcome == "ok"]
+        return self._ok
+
+    @property
+    def out_of_memory(self) -> Sequence[TrialRecord]:
+        """The records of configurations that ran out of memory."""
+        return self._out_of_memory
 
     def counts(self) -> dict[Outcome, int]:
         """Return the number of records by outcome."""
-        counts: dict[Outcome, int] = {"ok": 0, "infeasible": 0, "bounded": 0, "failed": 0}
-        for record in self.records:
-            counts[record.outcome] += 1
-        return counts
+        return outcome_counts(self.records)
 
     @property
     def incumbent(self) -> TrialRecord | None:
@@ -73,16 +120,11 @@ class History:
 
         The search improves on it; `decision.decide` makes the recommendation.
         """
-        priced = [
-            (r.score.usd_per_million_at_capacity, r.number)
-            for r in self.ok
-            if r.score and r.config not in self._contradicted
-        ]
-        return self._records[min(priced)[1]] if priced else None
+        return self._incumbent
 
     def attempts(self, config: ServingConfig) -> int:
         """Return how often this configuration was tried."""
-        return sum(record.config == config for record in self.records)
+        return len(self.records_of(config))
 
     def decided(self, config: ServingConfig) -> TrialRecord | None:
         """Return the record that makes measuring `config` unnecessary, None where there is none.
@@ -90,33 +132,55 @@ class History:
         It is its own record, unless that is a transient failure that was not retried yet in this
         run; or the record of a smaller configuration of the same artefact that ran out of memory.
         """
-        own = [record for record in self.records if record.config == config]
+        own = self.records_of(config)
         attempts = sum(record.number not in self._earlier_numbers for record in own)
         for record in reversed(own):
             if not record.unmeasured or attempts >= MAX_ATTEMPTS:
                 return record
-        return next((record for record in self.records if _outgrows(config, record)), None)
+        return next((record for record in self._out_of_memory if _outgrows(config, record)), None)
 
     def expected_share(self, config: ServingConfig) -> float | None:
         """Return the share of saturation that the latest similar configuration serves.
 
         Similar configurations have the same artefacts, instance counts and largest batches.
         """
-        for record in reversed(self.ok):
-            assert record.measurement is not None, "a record that met the limits has a measurement"
-            saturation = record.measurement.levels[0]
-            if saturation.kind == "saturation" and _similar(config, record.config):
-                return record.measurement.load_factor / saturation.load_factor
-        return None
+        record = self._of_shape.get(_shape(config))
+        if record is None or record.measurement is None:
+            return None
+        return record.measurement.load_factor / record.measurement.levels[0].load_factor
 
     def failures_in_a_row(self) -> int:
         """Return the number of failures since the last record that did not fail."""
-        count = 0
-        for record in reversed(self.records):
-            if record.outcome != "failed":
-                return count
-            count += 1
-        return count
+        return self._failures
+
+
+def outcome_counts(records: Iterable[TrialRecord]) -> dict[Outcome, int]:
+    """Return the number of records by outcome."""
+    counts: dict[Outcome, int] = {"ok": 0, "infeasible": 0, "bounded": 0, "failed": 0}
+    for record in records:
+        counts[record.outcome] += 1
+    return counts
+
+
+def in_order_of_tells(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return records in the order in which they were told."""
+    return sorted(records, key=_told)
+
+
+def _told(record: TrialRecord) -> tuple[int, int]:
+    """Return what records are sorted by, into the order in which they were told.
+
+    Those without a position were told first, by their number: they were carried over from another
+    study, or written when trials did not run at the same time.
+    """
+    return (-1 if record.told_position is None else record.told_position), record.number
+
+
+def _cost(record: TrialRecord | None) -> tuple[float, int]:
+    """Return what the incumbent has least of."""
+    if record is None or record.score is None:
+        return math.inf, -1
+    return record.score.usd_per_million_at_capacity, record.number
 
 
 def _unmeasured(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -147,13 +211,8 @@ def why_all_failed(records: Sequence[TrialRecord]) -> str | None:
     return f"all {tried} configurations failed; the last one: {records[-1].reason}"
 
 
-def _similar(config: ServingConfig, other: ServingConfig) -> bool:
-    return all(
-        one.artifact == two.artifact
-        and one.instance_count == two.instance_count
-        and one.max_batch_size == two.max_batch_size
-        for one, two in zip(config.models, other.models, strict=True)
-    )
+def _shape(config: ServingConfig) -> _Shape:
+    return tuple((m.artifact, m.instance_count, m.max_batch_size) for m in config.models)
 
 
 def _outgrows(config: ServingConfig, record: TrialRecord) -> bool:

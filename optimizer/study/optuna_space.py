@@ -14,8 +14,8 @@ from itertools import pairwise
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from optimizer.configuration.model_space import Position
+from optimizer.configuration.named_parameters import Parameter
 from optimizer.configuration.parameter_definition import label
-from optimizer.configuration.parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
 
 
@@ -36,7 +36,10 @@ class OptunaSpace:
         wanted = [0] * len(self._space.parameters)
         for n, parameter in self._searched:
             wanted[n] = _from_optuna(parameter, params[_name(parameter)])
-        nearest = self._space.nearest(wanted)
+        point = tuple(wanted)
+        if point in self._space.row_of:
+            return point
+        nearest = self._space.nearest(point)
         assert nearest is not None, "nothing was excluded and a space is never empty"
         return nearest
 

@@ -77,6 +77,7 @@ class OptunaStudy:
         self._make_sampler = make_sampler
         self._optuna_space = OptunaSpace(space)
         self._open_trials: dict[int, Trial] = {}
+        self._next_number = self._waiting = 0
         self._journal = journal if storage is None else None
         self._where = str(journal) if storage is None else "the study storage"
         with storage_failures(self._where):
@@ -96,6 +97,8 @@ class OptunaStudy:
                 for trial in self._study.get_trials(deepcopy=False):
                     if trial.params:
                         self._optuna_space.position(trial.params)
+                    self._next_number += 1
+                    self._waiting += trial.state == TrialState.WAITING
 
     def __enter__(self) -> OptunaStudy:
         return self
@@ -110,19 +113,28 @@ class OptunaStudy:
     @property
     def has_queue(self) -> bool:
         """Whether an enqueued point waits to be proposed."""
-        return any(trial.state == TrialState.WAITING for trial in self._trials())
+        return self._waiting > 0
 
     def enqueue(self, position: Position) -> None:
         """Enqueue a point, which is proposed before the sampler's own."""
         with storage_failures(self._where):
-            self._study.enqueue_trial(self._optuna_space.params(position))
+            self._enqueue(self._optuna_space.params(position))
+
+    def _enqueue(self, params: Mapping[str, object]) -> None:
+        self._study.enqueue_trial(dict(params))
+        self._next_number += 1
+        self._waiting += 1
 
     def ask(self) -> Proposal:
         """Return the next proposal. Raises StorageError."""
-        number = len(self._trials())
         with storage_failures(self._where):
-            self._study.sampler = self._make_sampler(_derived_seed(self._seed, number))
+            self._study.sampler = self._make_sampler(_derived_seed(self._seed, self._next_number))
             trial = self._study.ask(self._optuna_space.distributions)
+        # An enqueued trial has had its number since then.
+        if trial.number < self._next_number:
+            self._waiting -= 1
+        else:
+            self._next_number = trial.number + 1
         self._open_trials[trial.number] = trial
         position = self._optuna_space.position(trial.params)
         config = self._space.config(position)
@@ -183,9 +195,10 @@ class OptunaStudy:
                 running.set_user_attr("outcome", "failed")
                 running.set_user_attr("reason", "interrupted; its point is enqueued again")
                 self._study.tell(running, state=TrialState.FAIL)
-                self._study.enqueue_trial(trial.params)
+                self._enqueue(trial.params)
 
     def _add(self, record: TrialRecord | None) -> None:
+        self._next_number += 1
         position = self._space.position_of(record.config) if record is not None else None
         with storage_failures(self._where):
             if record is None or record.told_value is None or position is None:

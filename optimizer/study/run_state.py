@@ -26,6 +26,7 @@ from optimizer.study.events import (
     LevelStarted,
     PhaseStarted,
     SearchStatusChanged,
+    StepFinished,
     StepStarted,
     TrialFinished,
     TrialStarted,
@@ -102,7 +103,7 @@ class RunState:
                 self._begin_phase(phase, steps, seconds)
             case StepStarted(step):
                 self.doing = step
-            case ArtifactReady():
+            case ArtifactReady() | StepFinished():
                 self.done += 1
             case TrialStarted():
                 self._begin_trial(event)

@@ -6,8 +6,8 @@ Launchers only start and stop servers. Errors of the client library are converte
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -18,9 +18,10 @@ from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
-from optimizer.errors import ConfigMismatch, LoadTestFailure, ModelLoadFailure, ServerFailure
+from optimizer.errors import ConfigMismatch, LoadTestFailure, ServerFailure
 from optimizer.measurement.level import ServerSplit
 from optimizer.simulator.response_cache import CachedOutput
+from optimizer.triton.client_errors import load_failure, message_of, server_errors
 from optimizer.triton.connections import triton_client
 from optimizer.triton.model_config import differences
 from optimizer.triton.reply_errors import explained_error
@@ -36,10 +37,6 @@ _NO_MODEL = "no model is called so"
 
 RequestedModel = tuple[model_config_pb2.ModelConfig, Sequence[str]]
 """A configuration, and the paths of fields that are compared even where they are false or 0."""
-
-
-class UnexplainedLoadFailure(ModelLoadFailure):
-    """The server did not load a model, and only its log says why."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class ServerControl:
         try:
             return bool(ask(client_timeout=1.0))
         except InferenceServerException as error:
-            self._last_error = _message(error)
+            self._last_error = message_of(error)
             return False
 
     @property
@@ -179,7 +176,7 @@ class ServerControl:
             self._client.load_model(model, config=config, client_timeout=timeout_seconds)
             self.loading_seconds += time.monotonic() - started
         except InferenceServerException as error:
-            raise _load_failure(model, error, timeout_seconds) from error
+            raise load_failure(model, error, timeout_seconds) from error
         return self.config(model)
 
     def version_of(self, model: str) -> str:
@@ -188,7 +185,7 @@ class ServerControl:
 
     def unload(self, model: str, wait_seconds: float = 0.0) -> None:
         """Unload a model, and wait up to `wait_seconds` until it is gone."""
-        with _server_errors(f"unload {model}"):
+        with server_errors(f"unload {model}"):
             self._client.unload_model(model, client_timeout=_CALL_SECONDS)
         self._loaded.pop(model, None)
         self._wait_until_gone({model}, wait_seconds)
@@ -206,19 +203,19 @@ class ServerControl:
 
     def models_present(self) -> tuple[str, ...]:
         """Return the models that are loaded, loading or unloading."""
-        with _server_errors("list models"):
+        with server_errors("list models"):
             index = self._client.get_model_repository_index(client_timeout=_CALL_SECONDS)
         return tuple(m.name for m in index.models if m.state in ("READY", "LOADING", "UNLOADING"))
 
     def version(self) -> str:
         """Return Triton's version. Raises ServerFailure."""
-        with _server_errors("read the server's version"):
+        with server_errors("read the server's version"):
             answer = self._client.get_server_metadata(client_timeout=_CALL_SECONDS)
         return str(answer.version)
 
     def config(self, model: str) -> model_config_pb2.ModelConfig:
         """Return the configuration that the server runs. Raises ServerFailure."""
-        with _server_errors(f"read the configuration of {model}"):
+        with server_errors(f"read the configuration of {model}"):
             answer = self._client.get_model_config(model, client_timeout=_CALL_SECONDS)
         return answer.config
 
@@ -228,7 +225,7 @@ class ServerControl:
         Raises:
             ServerFailure: the server is gone, or the model is not loaded.
         """
-        with _server_errors(f"read the statistics of {model}"):
+        with server_errors(f"read the statistics of {model}"):
             answer = self._client.get_inference_statistics(
                 model, model_version=self.version_of(model), client_timeout=_CALL_SECONDS
             )
@@ -246,7 +243,7 @@ class ServerControl:
         Raises:
             ServerFailure: the server is gone, or the model is not ready or executes nothing.
         """
-        with _server_errors(f"check whether {model} is ready"):
+        with server_errors(f"check whether {model} is ready"):
             version = self.version_of(model)
             if not self._client.is_model_ready(
                 model, model_version=version, client_timeout=_CALL_SECONDS
@@ -264,7 +261,7 @@ class ServerControl:
         while time.monotonic() < end:
             with suppress(Empty):
                 error = replies.get(timeout=seconds)
-                return None if error is None else _message(error)
+                return None if error is None else message_of(error)
             before, executed = executed, self._executed(model)
             if executed == before:
                 raise ServerFailure(
@@ -283,7 +280,7 @@ class ServerControl:
         self, model: str, tensors: Tensors, timeout_seconds: float
     ) -> tuple[CachedOutput, ...]:
         """Send one request and return what its response consists of. Raises ServerFailure."""
-        with _server_errors(f"send {model} a request"):
+        with server_errors(f"send {model} a request"):
             response = self._client.infer(
                 model,
                 client_inputs(tensors),
@@ -315,7 +312,7 @@ class ServerControl:
 
     def register_shared_memory(self, name: str, key: str, size_bytes: int) -> None:
         """Register a system shared-memory region with the server. Raises ServerFailure."""
-        with _server_errors(f"register the shared memory {key}"):
+        with server_errors(f"register the shared memory {key}"):
             self._client.register_system_shared_memory(
                 name, key, size_bytes, client_timeout=_CALL_SECONDS
             )
@@ -349,6 +346,23 @@ class ServerControl:
             LoadTestFailure: when a request fails or gets no reply in time.
             ConfigMismatch: when an output does not have one row per inference of its request.
         """
+        replies = self._replies(model, requests, timeout_seconds)
+        results = [reply for reply in replies if isinstance(reply, triton_grpc.InferResult)]
+        if len(results) < len(replies):
+            errors = [reply for reply in replies if isinstance(reply, Exception)]
+            reason = self.explained(model, message_of(errors[0])) if errors else "no reply in time"
+            raise LoadTestFailure(f"{model} did not answer: {reason}")
+        sizes = [inferences_of(request) if batched else None for request in requests]
+        shapes = {tuple(array.shape for array in request.values()) for request in requests}
+        return {
+            name: joined_output(name, results, sizes, one_shape=len(shapes) == 1)
+            for name in outputs
+        }
+
+    def _replies(
+        self, model: str, requests: Sequence[Tensors], timeout_seconds: float
+    ) -> list[object]:
+        """Send requests together; return the reply or the error of each, None without either."""
         replies: list[object] = [None] * len(requests)
 
         def keep(index: int, result: object, error: object) -> None:
@@ -365,17 +379,7 @@ class ServerControl:
         end = time.monotonic() + timeout_seconds + 1.0
         while any(reply is None for reply in replies) and time.monotonic() < end:
             time.sleep(0.002)
-        results = [reply for reply in replies if isinstance(reply, triton_grpc.InferResult)]
-        if len(results) < len(replies):
-            errors = [reply for reply in replies if isinstance(reply, Exception)]
-            reason = self.explained(model, _message(errors[0])) if errors else "no reply in time"
-            raise LoadTestFailure(f"{model} did not answer: {reason}")
-        sizes = [inferences_of(request) if batched else None for request in requests]
-        shapes = {tuple(array.shape for array in request.values()) for request in requests}
-        return {
-            name: joined_output(name, results, sizes, one_shape=len(shapes) == 1)
-            for name in outputs
-        }
+        return replies
 
 
 def _require(
@@ -388,31 +392,3 @@ def _require(
     wrong = differences(requested, running, paths)
     if wrong:
         raise ConfigMismatch(f"{model}: " + "; ".join(wrong))
-
-
-@contextmanager
-def _server_errors(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except InferenceServerException as error:
-        raise ServerFailure(f"cannot {doing}: {_message(error)}") from error
-
-
-def _load_failure(
-    model: str, error: InferenceServerException, timeout_seconds: float
-) -> ModelLoadFailure | ServerFailure:
-    status = str(error.status() or "")
-    if "UNAVAILABLE" in status:
-        return ServerFailure(f"the server went away while it loaded {model}: {_message(error)}")
-    if "DEADLINE_EXCEEDED" in status:
-        late = f"{model} was not loaded within {timeout_seconds:g} s"
-        return UnexplainedLoadFailure(late, transient=True)
-    message = _message(error)
-    # Triton's reply for every config.pbtxt that is wrong.
-    kind = UnexplainedLoadFailure if "failed to poll" in message else ModelLoadFailure
-    return kind(f"the server could not load {model}: {message}")
-
-
-def _message(error: Exception) -> str:
-    text = error.message() if isinstance(error, InferenceServerException) else error
-    return " ".join(str(text).split())

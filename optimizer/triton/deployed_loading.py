@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2
 
-from optimizer.triton.control import UnexplainedLoadFailure
+from optimizer.triton.client_errors import UnexplainedLoadFailure
 from optimizer.triton.launcher import RunningServer, last_errors
 from optimizer.triton.repository import ModelRepository
 

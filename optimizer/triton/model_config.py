@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from google.protobuf import json_format, text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -16,9 +18,11 @@ from tritonclient.grpc import model_config_pb2
 
 from optimizer.configuration.parameters import PARAMETERS
 from optimizer.configuration.serving_config import ModelServing
+from optimizer.simulator.response_cache import CachedOutput
 from optimizer.triton.server_options import EXECUTION
 from optimizer.workload.data_types import NUMPY_TYPES, DataType
-from optimizer.workload.streams import OutputTensor, Payloads, padded_length
+from optimizer.workload.request_sizes import padded_length
+from optimizer.workload.streams import OutputTensor, Payloads
 
 
 def model_config(
@@ -214,6 +218,28 @@ def warmup_entries(model: ModelServing, payloads: Payloads) -> list[dict[str, An
     _add_warmup(config, model, payloads.as_served())
     content = json_format.MessageToDict(config, preserving_proto_field_name=True)
     return list(content.get("model_warmup", ()))
+
+
+def outputs_of_fixed_size(
+    config: model_config_pb2.ModelConfig, rows: int
+) -> tuple[CachedOutput, ...] | None:
+    """Return a model's outputs of a request as a response cache keeps them.
+
+    None where the size of one depends on the request.
+
+    Args:
+        rows: inferences of the request.
+    """
+    outputs = []
+    for output in config.output:
+        name = data_type_in(output)
+        if name == "BYTES" or -1 in output.dims:
+            return None
+        batch = [rows] if config.max_batch_size > 0 else []
+        elements = math.prod([*batch, *output.dims])
+        dimensions, width = len(batch) + len(output.dims), np.dtype(NUMPY_TYPES[name]).itemsize
+        outputs.append(CachedOutput(output.name, name, dimensions, elements * width))
+    return tuple(outputs)
 
 
 def _type(name: DataType) -> model_config_pb2.DataType:

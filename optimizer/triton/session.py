@@ -19,7 +19,8 @@ from optimizer.configuration.serving_config import (
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
-from optimizer.triton.control import RequestedModel, ServerControl, UnexplainedLoadFailure
+from optimizer.triton.client_errors import UnexplainedLoadFailure
+from optimizer.triton.control import RequestedModel, ServerControl
 from optimizer.triton.deployed_config import CONFIG_FILE
 from optimizer.triton.launcher import RunningServer, ServerLauncher, last_errors
 from optimizer.triton.repository import ModelWriter, config_of

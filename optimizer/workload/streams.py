@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,14 @@ from numpy.typing import NDArray
 from optimizer.workload.arrivals import ArrivalPattern, ArrivalTrace
 from optimizer.workload.data_types import FLOATING, NUMPY_TYPES, DataType
 from optimizer.workload.repeats import ZipfRepeats
+from optimizer.workload.request_sizes import (
+    ONE_LENGTH,
+    Dimension,
+    LengthDistribution,
+    RequestFile,
+    only_length,
+    padded_length,
+)
 from optimizer.workload.text_pattern import draw_texts
 from optimizer.workload.transport import Transport
 
@@ -94,63 +101,6 @@ class OutputTensor:
 
 
 @dataclass(frozen=True)
-class LengthDistribution:
-    """Lengths of requests in tokens: `lengths[i]` with probability proportional to `weights[i]`."""
-
-    lengths: tuple[int, ...]
-    weights: tuple[float, ...]
-
-    @property
-    def longest(self) -> int:
-        """Largest length in tokens."""
-        return max(self.lengths)
-
-    def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw lengths, shape [count]."""
-        weights = np.asarray(self.weights, dtype=float)
-        return rng.choice(np.asarray(self.lengths), size=count, p=weights / weights.sum())
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """A free dimension of input tensors besides the length.
-
-    Attributes:
-        sizes: distribution of its size; None where it follows from another dimension.
-        of, times, plus: where it does, the size is `times` x size of dimension `of` + `plus`.
-    """
-
-    name: str
-    sizes: LengthDistribution | None
-    of: str = ""
-    times: int = 1
-    plus: int = 0
-
-
-_ONE = LengthDistribution((1,), (1.0,))
-
-
-@dataclass(frozen=True)
-class RequestFile:
-    """A file, or a directory of files, with the values of requests.
-
-    Attributes:
-        sha256: of the content.
-        requests: number of requests of one inference.
-        shapes: number of requests of each shape, leaving the length aside.
-        binary: whether an element of BYTES is no UTF-8 text.
-        unused: keys of the file that have no meaning here.
-    """
-
-    path: Path
-    sha256: str
-    requests: int
-    shapes: tuple[int, ...]
-    binary: bool = False
-    unused: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Payloads:
     """The distribution of a stream's requests.
 
@@ -164,7 +114,7 @@ class Payloads:
     """
 
     tensors: tuple[TensorSpec, ...]
-    lengths: LengthDistribution = _ONE
+    lengths: LengthDistribution = ONE_LENGTH
     dimensions: tuple[Dimension, ...] = ()
     batched: bool = True
     file: RequestFile | None = None
@@ -250,10 +200,10 @@ class Payloads:
 
     def _of_sizes(self, size: Callable[[LengthDistribution], int]) -> Payloads:
         dimensions = tuple(
-            each if each.sizes is None else replace(each, sizes=_only(size(each.sizes)))
+            each if each.sizes is None else replace(each, sizes=only_length(size(each.sizes)))
             for each in self.dimensions
         )
-        return replace(self, lengths=_only(size(self.lengths)), dimensions=dimensions)
+        return replace(self, lengths=only_length(size(self.lengths)), dimensions=dimensions)
 
     def _sizes(
         self,
@@ -301,10 +251,6 @@ class Payloads:
         return tensors
 
 
-def _only(length: int) -> LengthDistribution:
-    return LengthDistribution((length,), (1.0,))
-
-
 def _padded(spec: TensorSpec, values: NDArray[Any], missing: int) -> NDArray[Any]:
     """Return values with `missing` positions added at the end of each axis of the length."""
     if LENGTH not in spec.shape:
@@ -332,15 +278,6 @@ def _values(
     low, high = int(spec.minimum), int(spec.maximum)
     drawn = rng.integers(low, high, size=shape, endpoint=True, dtype=kind)
     return np.asarray(drawn).astype(dtype)
-
-
-def padded_length(length: int, padding: tuple[int, ...], lengths: LengthDistribution) -> int:
-    """Return the length to which a request of `length` tokens is padded.
-
-    Triton batches only requests of equal shape, so fewer distinct lengths make larger batches and
-    more padding. A length above every bucket is padded to the workload's longest.
-    """
-    return next((bucket for bucket in sorted(padding) if bucket >= length), lengths.longest)
 
 
 def stack(requests: list[Tensors]) -> Tensors:
@@ -421,6 +358,11 @@ class Workload:
     def shortest_limit_ms(self) -> float:
         """Shortest latency limit of the streams."""
         return min(stream.limit.latency_ms for stream in self.streams)
+
+    def to(self, models: Collection[str]) -> Workload:
+        """Return the workload of the streams that are sent to some of the models."""
+        streams = tuple(stream for stream in self.streams if stream.target in models)
+        return self if streams == self.streams else replace(self, streams=streams)
 
     def within(self, limit_ms: float) -> Workload:
         """Return the workload with another shortest limit.

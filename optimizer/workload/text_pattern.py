@@ -8,9 +8,11 @@ they mean in Python; each choice is uniform.
 from __future__ import annotations
 
 import string
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -31,28 +33,31 @@ _CLASSES: Mapping[str, str] = {
 _CONTROLS: Mapping[str, str] = {"n": "\n", "t": "\t", "r": "\r"}
 
 
-_Drawn = tuple[str, str]
-"""A character, and all those that the pattern allows in its place."""
+_Drawn = tuple[str, bytes]
+"""A piece of a text, and all those of its length in UTF-8 that the pattern allows in its place, one
+after the other; none where there is no other."""
 
 
 class DrawnText(bytes):
     """A text that a pattern matches, in UTF-8.
 
     Attributes:
-        choices: for each byte, the characters that may replace it, itself included; empty where it
-            cannot be replaced by one of another character of the same length.
+        choices: pieces that others may replace: offset and length in bytes, and all values that
+            the piece may have, one after the other.
     """
 
-    choices: tuple[str, ...]
+    choices: tuple[tuple[int, int, bytes], ...]
 
     @classmethod
     def of(cls, drawn: Sequence[_Drawn]) -> DrawnText:
-        """Return the text of drawn characters."""
-        text = cls("".join(character for character, _ in drawn).encode())
+        """Return the text of drawn pieces."""
+        pieces = [piece.encode() for piece, _ in drawn]
+        text = cls(b"".join(pieces))
+        offsets = accumulate(map(len, pieces), initial=0)
         text.choices = tuple(
-            choices if choices.isascii() else ""
-            for character, choices in drawn
-            for _ in character.encode()
+            (offset, len(piece), values)
+            for offset, piece, (_, values) in zip(offsets, pieces, drawn, strict=False)
+            if values
         )
         return text
 
@@ -66,7 +71,7 @@ class TextPattern(Protocol):
         ...
 
     def draw(self, rng: np.random.Generator) -> Iterator[_Drawn]:
-        """Draw the characters of a text."""
+        """Draw the pieces of a text."""
         ...
 
 
@@ -78,7 +83,32 @@ class _Characters:
     longest: int = 1
 
     def draw(self, rng: np.random.Generator) -> Iterator[_Drawn]:
-        yield self.choices[rng.integers(len(self.choices))], self.choices
+        replaceable = len(self.choices) > 1 and self.choices.isascii()
+        values = self.choices.encode() if replaceable else b""
+        yield self.choices[rng.integers(len(self.choices))], values
+
+
+@dataclass(frozen=True)
+class _Words:
+    """One of several texts, as of a vocabulary."""
+
+    words: tuple[str, ...]
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.words))
+
+    def draw(self, rng: np.random.Generator) -> Iterator[_Drawn]:
+        word = self.words[rng.integers(len(self.words))]
+        yield word, self._of_length[len(word.encode())]
+
+    @cached_property
+    def _of_length(self) -> Mapping[int, bytes]:
+        """The different words of each length in bytes; none where there is one alone."""
+        words: defaultdict[int, list[bytes]] = defaultdict(list)
+        for word in dict.fromkeys(self.words):
+            words[len(word.encode())].append(word.encode())
+        return {n: b"".join(own) if n and len(own) > 1 else b"" for n, own in words.items()}
 
 
 @dataclass(frozen=True)
@@ -88,6 +118,13 @@ class _Concatenation:
     @property
     def longest(self) -> int:
         return sum(part.longest for part in self.parts)
+
+    @property
+    def literal(self) -> str | None:
+        """The only text that it matches; None where it may match several."""
+        own = [part.choices for part in self.parts if isinstance(part, _Characters)]
+        single = len(own) == len(self.parts) and all(len(choices) == 1 for choices in own)
+        return "".join(own) if single else None
 
     def draw(self, rng: np.random.Generator) -> Iterator[_Drawn]:
         for part in self.parts:
@@ -153,9 +190,12 @@ class _PatternReader:
         parts = [self._sequence()]
         while self._take("|"):
             parts.append(self._sequence())
-        return parts[0] if len(parts) == 1 else _Alternatives(tuple(parts))
+        if len(parts) == 1:
+            return parts[0]
+        words = [text for part in parts if (text := part.literal) is not None]
+        return _Words(tuple(words)) if len(words) == len(parts) else _Alternatives(tuple(parts))
 
-    def _sequence(self) -> TextPattern:
+    def _sequence(self) -> _Concatenation:
         parts: list[TextPattern] = []
         while not self.at_end and self._pattern[self.position] not in "|)":
             parts.append(self._repeated(self._atom()))

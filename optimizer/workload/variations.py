@@ -30,6 +30,8 @@ _MOST_VALUES = {1: 2**20, 2: 2**20, 3: 2**16}
 
 _USUAL_VALUES = 2**12
 
+_TEXTS = 100
+"""Texts that are drawn to see how many others are made of each."""
 
 Variations = dict[str, tuple[Digit, ...]]
 """By tensor, digits at their offsets within the tensor's encoded content."""
@@ -51,11 +53,20 @@ def variations_of(payloads: Payloads, request: Tensors) -> Variations:
 
 
 def least_different(payloads: Payloads, batch_size: int = 1) -> int:
-    """Return how many different requests a stream has at least, up to `ENOUGH`."""
+    """Return how many different requests are made of one at least, up to `ENOUGH`.
+
+    Texts differ in how much of them may be replaced: of several, the one of the fewest counts.
+    """
     if payloads.recorded and payloads.file is not None:
         return max(1, payloads.file.requests // batch_size)
-    [request] = payloads.smallest().sample(1, np.random.default_rng(0), batch_size=batch_size)
-    digits = (digit for own in variations_of(payloads, request).values() for digit in own)
+    count = _TEXTS if any(spec.pattern for spec in payloads.tensors) else 1
+    rng = np.random.default_rng(0)
+    requests = payloads.smallest().sample(count, rng, batch_size=batch_size)
+    return min(_different(variations_of(payloads, request)) for request in requests)
+
+
+def _different(variations: Variations) -> int:
+    digits = (digit for own in variations.values() for digit in own)
     return min(ENOUGH, math.prod(digit.base for digit in digits))
 
 
@@ -114,9 +125,8 @@ def _digits_of_texts(array: NDArray[np.generic], elements: set[int]) -> Iterator
     for position, text in enumerate(array.ravel().tolist()):
         offset += 4  # the length of the text
         if position in elements and isinstance(text, DrawnText):
-            for n, choices in enumerate(text.choices):
-                if len(choices) > 1:
-                    yield Digit(offset + n, 1, choices.encode())
+            for begin, width, values in text.choices:
+                yield Digit(offset + begin, width, values)
         offset += len(text)
 
 

@@ -49,6 +49,7 @@ class Run:
 
     truth: str
     sampler: str
+    workers: int
     seed: int
     trials: int | None
     seconds: float | None
@@ -59,13 +60,14 @@ class Run:
     ended: str
 
 
-def run_of(truth: str, found: Replay, sampler: str, seed: int) -> Run:
+def run_of(truth: str, found: Replay, sampler: str, workers: int, seed: int) -> Run:
     """What a replay says for the comparison."""
     records = [trial.record for trial in found.trials]
     first = found.first_within(NEAR)
     return Run(
         truth=truth,
         sampler=sampler,
+        workers=workers,
         seed=seed,
         trials=first[0] if first is not None else None,
         seconds=first[1] if first is not None else None,
@@ -78,11 +80,11 @@ def run_of(truth: str, found: Replay, sampler: str, seed: int) -> Run:
     )
 
 
-def searched(task: tuple[str, RecordedTable, str, int]) -> Run:
+def searched(task: tuple[str, RecordedTable, str, int, int]) -> Run:
     """One search, in a process of its own."""
-    truth, table, sampler, seed = task
-    found = replay_table(table, sampler, seed, MOST_TRIALS, lambda _: None, enough=NEAR)
-    return run_of(truth, found, sampler, seed)
+    truth, table, sampler, workers, seed = task
+    found = replay_table(table, sampler, seed, MOST_TRIALS, lambda _: None, NEAR, workers)
+    return run_of(truth, found, sampler, workers, seed)
 
 
 def truths(tables: Sequence[Path], landscapes: int) -> Iterator[tuple[str, list[RecordedTable]]]:
@@ -133,15 +135,16 @@ def quantile(values: Sequence[float | None], share: float) -> float:
 
 
 def summed_up(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row for each truth and sampler."""
+    """One row for each truth, sampler and number of workers."""
     rows = []
-    for (truth, sampler), own in runs.groupby(["truth", "sampler"], sort=False):
+    for (truth, sampler, workers), own in runs.groupby(["truth", "sampler", "workers"], sort=False):
         trials = [None if pd.isna(v) else float(v) for v in own.trials]
         seconds = [None if pd.isna(v) else float(v) for v in own.seconds]
         rows.append(
             {
                 "truth": truth,
                 "sampler": sampler,
+                "workers": workers,
                 "found": own.seconds.notna().mean(),
                 "seconds, median": quantile(seconds, 0.5),
                 "seconds, p90": quantile(seconds, 0.9),
@@ -181,10 +184,11 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
         1, len(truths_drawn), figsize=(4.5 * len(truths_drawn), 3.6), sharey=True, squeeze=False
     )
     for panel, truth in zip(panels[0], truths_drawn, strict=True):
-        for sampler, own in runs[runs.truth == truth].groupby("sampler", sort=False):
+        of_truth = runs[runs.truth == truth]
+        for (sampler, workers), own in of_truth.groupby(["sampler", "workers"], sort=False):
             seconds = np.sort(own.seconds.dropna())
             share = np.arange(1, len(seconds) + 1) / len(own)
-            panel.step([0, *seconds], [0, *share], where="post", label=str(sampler))
+            panel.step([0, *seconds], [0, *share], where="post", label=f"{sampler}, {workers}")
         panel.set(title=truth, xlabel="seconds of measuring")
     panels[0][0].set_ylabel(f"share of searches within {NEAR:.0%} of the best")
     panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -198,14 +202,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--landscapes", type=int, default=30, help="synthetic truths")
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="each by itself")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     parser.add_argument("tables", nargs="*", type=Path, help="the shipped ones without any")
     given = parser.parse_args()
     tables = given.tables or sorted(shipped("tables").glob("*.csv"))
     tasks = [
-        (truth, variants[seed % len(variants)], sampler, seed)
+        (truth, variants[seed % len(variants)], sampler, workers, seed)
         for truth, variants in truths(tables, given.landscapes)
         for sampler in given.samplers
+        for workers in given.workers
         for seed in range(given.seeds)
     ]
     # One thread each: the searches are what runs side by side.

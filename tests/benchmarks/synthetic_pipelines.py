@@ -30,9 +30,8 @@ from optimizer.search.recorded.table import (
     StreamLatency,
 )
 from optimizer.simulator.batcher import Simulation
-from optimizer.simulator.network import (
-    Contention,
-    Network,
+from optimizer.simulator.network import Contention, Network
+from optimizer.simulator.network_simulation import (
     NetworkSimulation,
     network_closed_loop,
     network_open_loop,

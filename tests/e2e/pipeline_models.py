@@ -113,7 +113,8 @@ BLS_CODE = """
         ids = self.call("tokenizer", "IDS", TEXT=texts)
         logits = self.call("classifier", "LOGITS", TOKENS=ids)
         return self.call("labeller", "NAME", SCORES=logits)
-
+"""
+CALL = """
     def call(self, model, output, **inputs):
         tensors = [pb_utils.Tensor(name, value) for name, value in inputs.items()]
         request = pb_utils.InferenceRequest(
@@ -129,5 +130,20 @@ BLS_CODE = """
 def write_bls(repository: Path, classifier_code: str = CLASSIFIER_CODE) -> Path:
     """Write the BLS model "text_bls" beside the ensemble and its steps."""
     write_pipeline(repository, classifier_code)
-    write_model(repository, "text_bls", BLS, BLS_CODE)
+    write_model(repository, "text_bls", BLS, BLS_CODE + CALL)
+    return repository
+
+
+FRONT_CODE = """
+        return [
+            response(LABEL=self.call("text_bls", "LABEL", TEXT=tensor(request, "TEXT")))
+            for request in requests
+        ]
+"""
+
+
+def write_nested_bls(repository: Path) -> Path:
+    """Write the BLS model "front_bls", which calls "text_bls", beside all the others."""
+    write_bls(repository)
+    write_model(repository, "front_bls", BLS, FRONT_CODE + CALL)
     return repository

@@ -103,6 +103,27 @@ def test_the_exported_models_are_verified(searched: tuple[Path, Optimizer]) -> N
 
 
 @pytest.mark.slow
+def test_a_model_that_calls_one_that_calls_others_is_measured_with_all(tmp_path: Path) -> None:
+    pipeline_models.write_nested_bls(tmp_path / "models")
+    calls = {"front_bls": ["text_bls"], "text_bls": [*STEPS]}
+    path = write_space(tmp_path, {"model": "front_bls", "calls": calls})
+    optimizer = run_to_end(tmp_path, "run", path, "--trials", "1", "--sampler", "grid")
+    assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
+    [trial] = trials(tmp_path)
+    composed = {own["name"]: own["steps"] for own in trial["config"]["graph"]["composed"]}
+    assert [step["model"] for step in composed["front_bls"]] == ["text_bls"]
+    assert [step["model"] for step in composed["text_bls"]] == [*STEPS]
+    for level in trial["measurement"]["levels"]:
+        assert [stream["errors"] for stream in level["streams"]] == [0]
+        served = {split["model"]: split for split in level["server"]}
+        assert [name for name, split in served.items() if not split["step"]] == ["front_bls"]
+        front, inner = served["front_bls"], served["text_bls"]
+        assert 5 < inner["waiting_ms"] <= inner["compute_infer_ms"], "a step sleeps for 5 ms"
+        assert inner["waiting_ms"] < front["waiting_ms"] <= front["compute_infer_ms"]
+        assert inner["requests"] == pytest.approx(front["requests"], abs=16)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [{"model": "text_bls", "calls": [*STEPS]}, {"model": "text_classifier"}],

@@ -17,7 +17,8 @@ from optimizer.commands.run_context import open_space
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError
 from optimizer.files.atomic import write_json
-from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.search.prepare import PreparePhase
+from optimizer.search.prepared import Prepared
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import ArtifactReady, Event, Note
 from optimizer.study.gated_artifact import GatedShapes

@@ -22,7 +22,8 @@ from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError, UsageError
 from optimizer.files.shipped import shipped
-from optimizer.search.prepare import Prepared, PreparePhase, refusal
+from optimizer.search.prepare import PreparePhase, refusal
+from optimizer.search.prepared import Prepared
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note

@@ -19,7 +19,8 @@ from optimizer.load.level_plan import LevelPlan, OpenLoop
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.level import LoadLevel
 from optimizer.search.level_runner import LevelRunner
-from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.search.prepare import PreparePhase
+from optimizer.search.prepared import Prepared
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.session import ServingSession, files_of

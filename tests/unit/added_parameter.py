@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
-from optimizer.configuration.parameters import Parameter
+from optimizer.configuration.named_parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.export.bundle.commented_config import commented, origins_in
@@ -27,14 +27,8 @@ from optimizer.space_file.schema import json_schema
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import SearchedSpace, read_searched, write_searched
 from optimizer.triton.model_config import differences, model_config
-from optimizer.workload.streams import (
-    LatencyLimit,
-    LengthDistribution,
-    Payloads,
-    Stream,
-    TensorSpec,
-    Workload,
-)
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, TensorSpec, Workload
 from tests.unit.studies import (
     DEMAND,
     HARDWARE,

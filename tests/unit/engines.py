@@ -13,7 +13,8 @@ from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import EngineProfile
 from optimizer.errors import BuildFailure
-from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import Payloads, TensorSpec
 
 A10G = Gpu("GPU-1c5d", "NVIDIA A10G", (8, 6), 23028)
 LOCAL = EngineSettings("local", "", A10G, workspace_mib=4096, timeout_seconds=60.0)

@@ -14,7 +14,7 @@ from optimizer.artifacts.accuracy import Accuracy
 from optimizer.commands import run as wiring
 from optimizer.commands import run_context
 from optimizer.commands.run import RunOptions, RunResult, run_study
-from optimizer.search.prepare import Prepared
+from optimizer.search.prepared import Prepared
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import GatedArtifact
 from optimizer.triton.session import ModelFiles

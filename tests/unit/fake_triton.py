@@ -12,12 +12,8 @@ from concurrent import futures
 import grpc
 
 from optimizer.load.level_plan import PreparedStream, Target
-from optimizer.workload.streams import (
-    LatencyLimit,
-    LengthDistribution,
-    Payloads,
-    Stream,
-)
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream
 from optimizer.workload.transport import SerialisedRequest
 
 BODIES = (b"first", b"second", b"third")

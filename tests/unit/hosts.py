@@ -16,7 +16,8 @@ from optimizer.fleet.price_rules import PriceChoice, listed_price
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.measurement.level import GpuUse, MachineUse, Measurement
+from optimizer.measurement.level import Measurement
+from optimizer.measurement.resource_use import GpuUse, MachineUse
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from optimizer.study.trial_records import measured_record

@@ -17,8 +17,10 @@ from optimizer.load.exchange import LevelProgress, Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.levels import load_level
 from optimizer.load.schedule import demand_mix, due_requests
-from optimizer.measurement.level import BatchPoint, ClientUse, LoadLevel, ServerSplit
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
+from optimizer.measurement.resource_use import ClientUse
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, Workload
 
 LOOK_SECONDS = 0.25
 NO_CLIENT = ClientUse(processes=1, cpu_seconds=0.0, memory_mib=0.0, lag_ms=0.0)

@@ -23,15 +23,13 @@ from optimizer.measurement.cost import Score
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.level import (
     BatchPoint,
-    ClientUse,
     ExtraLimit,
-    GpuUse,
     LoadLevel,
-    MachineUse,
     Measurement,
     ServerSplit,
     StreamLevel,
 )
+from optimizer.measurement.resource_use import ClientUse, GpuUse, MachineUse
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 
 T = TypeVar("T")

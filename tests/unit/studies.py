@@ -9,8 +9,8 @@ from pathlib import Path
 
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import Limits
+from optimizer.configuration.named_parameters import parameters_in_order
 from optimizer.configuration.parameter_definition import Value
-from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.atomic import write_json
@@ -21,18 +21,13 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement.cost import Demand, Price, usd_per_million
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.measurement.level import (
-    ClientUse,
-    LevelKind,
-    LoadLevel,
-    Measurement,
-    Slice,
-    StreamLevel,
-)
+from optimizer.measurement.level import LevelKind, LoadLevel, Measurement, Slice, StreamLevel
+from optimizer.measurement.resource_use import ClientUse
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 from optimizer.search.loop import SearchLoop
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, FixedForecast, no_forecast
+from optimizer.search.worker_pool import InlinePool, WorkerPool
 from optimizer.simulator.forecast import Forecast
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext
@@ -309,7 +304,7 @@ def open_study(
 
 @dataclass
 class Search:
-    """A study in a folder that can be run, left and run again."""
+    """A study in a folder that can be run, left and run again; in this process without a pool."""
 
     folder: Path
     space: SearchSpace
@@ -319,6 +314,7 @@ class Search:
     forecast: Forecast | None = None
     context: StudyContext = SETTING
     watchers: list[Watcher] = field(default_factory=list)
+    pool: WorkerPool | None = None
 
     @property
     def directory(self) -> StudyDirectory:
@@ -352,7 +348,7 @@ class Search:
         return SearchLoop(
             study,
             self.space,
-            self.evaluator,
+            self.pool or InlinePool(self.evaluator, self.context.slot),
             self.directory,
             history,
             self.context,

@@ -17,7 +17,8 @@ from optimizer.search.recorded.table import (
     RecordedTable,
     StreamLatency,
 )
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, Workload
 from tests.unit.studies import DEMAND, LIMIT_MS, PRICE, capacity_of
 
 MACHINE = Machine("a processor", 2, 24, ("avx2",), (("numpy", "1.26"),), "3.11", "Linux")

@@ -26,13 +26,8 @@ from optimizer.study.events import Event, Note
 from optimizer.study.gated_artifact import GatedShapes, GatePlan
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource, TaskMetric
-from optimizer.workload.streams import (
-    LengthDistribution,
-    OutputTensor,
-    Payloads,
-    Tensors,
-    TensorSpec,
-)
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import OutputTensor, Payloads, Tensors, TensorSpec
 from tests.unit.fake_session import Answer, FakeSession
 
 PAYLOADS = Payloads(

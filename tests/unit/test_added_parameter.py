@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from optimizer.configuration.parameters import PARAMETERS, names_of
+from optimizer.configuration.named_parameters import names_of
+from optimizer.configuration.parameters import PARAMETERS
 
 ROOT = Path(__file__).parents[2]
 ENTRY = """

@@ -15,13 +15,8 @@ from optimizer.artifacts.dataset_files import rows_from_file
 from optimizer.artifacts.datasets import cropped, model_inputs, row_digest, rows_by_shape
 from optimizer.errors import UsageError
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.workload.streams import (
-    Dimension,
-    LengthDistribution,
-    Payloads,
-    Tensors,
-    TensorSpec,
-)
+from optimizer.workload.request_sizes import Dimension, LengthDistribution
+from optimizer.workload.streams import Payloads, Tensors, TensorSpec
 
 PAYLOADS = Payloads(
     tensors=(

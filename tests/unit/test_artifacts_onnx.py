@@ -30,14 +30,8 @@ from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, UsageError
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.workload.streams import (
-    LengthDistribution,
-    OutputTensor,
-    Payloads,
-    Tensors,
-    TensorSpec,
-    stack,
-)
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import OutputTensor, Payloads, Tensors, TensorSpec, stack
 from tests.unit import int8_graphs
 
 WIDTH = 64

@@ -17,7 +17,7 @@ from optimizer.fleet.planning.autoscaling import (
 from optimizer.fleet.planning.demand_curve import DemandCurve, constant_demand, daily_demand
 from optimizer.fleet.planning.instance import ServedStreams
 from optimizer.fleet.planning.load_response import Response, simulate_response
-from optimizer.simulator.network import network_open_loop
+from optimizer.simulator.network_simulation import network_open_loop
 from tests.unit.instances import batching_streams
 
 LIMIT_MS = 60.0

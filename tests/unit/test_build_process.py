@@ -30,12 +30,7 @@ from optimizer.artifacts.precision_graphs import PrecisionGraphs
 from optimizer.configuration.runtimes.spec import GraphKind
 from optimizer.errors import BuildFailure, OptimizerError, UsageError
 from optimizer.workload.model_spec import TransformersSource
-from optimizer.workload.streams import (
-    OutputTensor,
-    Tensors,
-    TensorSpec,
-    stack,
-)
+from optimizer.workload.streams import OutputTensor, Tensors, TensorSpec, stack
 from tests.unit import int8_graphs
 from tests.unit.tiny_bert import LONGEST, MODEL, PAIRS, VOCABULARY, artifact
 

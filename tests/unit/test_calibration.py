@@ -7,7 +7,7 @@ import pytest
 
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import Limits
-from optimizer.configuration.parameters import parameters_in_order
+from optimizer.configuration.named_parameters import parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServerOptions, ServingConfig
 from optimizer.simulator.calibration import CALIBRATION_RUNS, calibration_points

@@ -23,7 +23,7 @@ from optimizer.machine.cgroups import (
     throttling,
 )
 from optimizer.machine.fingerprint import Machine, this_machine
-from optimizer.measurement.level import MachineUse
+from optimizer.measurement.resource_use import MachineUse
 from tests.unit.studies import MACHINE
 
 MIB = 2**20

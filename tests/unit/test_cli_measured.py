@@ -17,16 +17,8 @@ from optimizer.load.perf_analyzer import PerfAnalyzerResult
 from optimizer.load.user_load import Phase, UserLoad
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.host_share import HostTiming
-from optimizer.measurement.level import (
-    BatchPoint,
-    ClientUse,
-    GpuUse,
-    LoadLevel,
-    MachineUse,
-    Measurement,
-    ServerSplit,
-    Slice,
-)
+from optimizer.measurement.level import BatchPoint, LoadLevel, Measurement, ServerSplit, Slice
+from optimizer.measurement.resource_use import ClientUse, GpuUse, MachineUse
 from optimizer.study.gated_artifact import GatedArtifact
 from tests.unit.studies import four_points, level
 

@@ -6,24 +6,33 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.analysis.study_reading import read_study
+from optimizer.commands.observations import by_search
 from optimizer.commands.plan import PlanOptions, plan_for
-from optimizer.configuration.serving_config import ArtifactSpec, ModelServing, ServingConfig
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    ModelServing,
+    ServerOptions,
+    ServingConfig,
+)
 from optimizer.errors import DamagedStudyError, LoadTestFailure
 from optimizer.export.bundle.commented_config import commented, origins_in
 from optimizer.fleet.planning import fleet_simulation, load_response
 from optimizer.load.level_plan import PreparedStream, Target
 from optimizer.load.single_requests import latencies_ms
 from optimizer.load.transmit import TRANSMITTERS, Done
-from optimizer.measurement.level import ClientUse
+from optimizer.measurement.resource_use import ClientUse
 from optimizer.report.cold_start_tables import cold_start_sentence, cold_start_tables
 from optimizer.report.plan_tables import tables
 from optimizer.report.study_outcome import StudyOutcome
 from optimizer.report.table import Line
+from optimizer.search import cold_start as cold_start_module
 from optimizer.search.cold_start import with_warmup, without_warmup
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton.deployed_config import read_deployed, served_text
@@ -56,6 +65,26 @@ def test_a_cold_configuration_differs_in_its_warm_up_alone() -> None:
     cold = without_warmup(warm)
     assert cold.models[0].warmup_batch_sizes == ()
     assert replace(cold.models[0], warmup_batch_sizes=(1, 8)) == warm.models[0]
+
+
+def test_the_model_answers_the_first_requests_and_not_a_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cached = replace(
+        CONFIG,
+        models=(replace(CONFIG.models[0], cache=True),),
+        server=ServerOptions(cache_bytes=2**20),
+    )
+    evaluator: Any = SimpleNamespace(session=None, levels=None, workload=WORKLOAD)
+    timed: list[ServingConfig] = []
+    monkeypatch.setattr(
+        cold_start_module._ColdStarts,
+        "_one_first_request",
+        lambda self, warmup, config, size: timed.append(config),
+    )
+    starts = cold_start_module._ColdStarts(evaluator, cached, 1.0, 100.0)
+    assert starts._first_requests({True: cached}) == ()
+    assert set(timed) == {CONFIG}
 
 
 def test_the_warm_up_of_a_deployed_model_is_left_out_of_its_text(tmp_path: Path) -> None:
@@ -211,7 +240,12 @@ def test_the_end_of_a_run_and_the_plan_tell_the_measured_start(
     )
     [entry] = json.loads(planned.data.read_text())["instances"]
     assert entry["setup_seconds"] == 2.5
-    parts = StudyOutcome(read_study(tmp_path, "one"), None).parts()
+    study = read_study(tmp_path, "one")
+    [best] = study.own_decision.ranking[:1]
+    assert study.setup_seconds(best) == 2.5
+    own, *_ = by_search("one", study, study.searched.price, study.searched.demand).observations
+    assert own.setup_seconds == 2.5
+    parts = StudyOutcome(study, None).parts()
     assert Line(cold_start_sentence(measured)) in parts
 
 

@@ -64,6 +64,8 @@ def results(tmp_path: Path) -> Path:
 def test_the_best_and_the_baseline_of_each_stand_side_by_side(results: Path) -> None:
     before, after = compared(results, "before", "after")["studies"]
     assert (before["study"], after["study"]) == ("before", "after")
+    [limit] = before["limits"].values()
+    assert limit.keys() == {"percentile", "latency_ms"}
     space = read_study(results, "before").searched.search_space
     [fp32, _, int8, int8_twice] = [config.digest for config in configs(space)]
     of = {fp32: 0, int8: 2, int8_twice: 3}

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import optuna
 import pytest
 
 from optimizer.commands.dashboard import DashboardOptions, open_dashboard
+from optimizer.configuration.model_graph import Step
 from optimizer.errors import RequirementError, StorageError, UsageError
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
@@ -40,6 +42,7 @@ from tests.unit.studies import (
     open_study,
     record_of,
 )
+from tests.unit.test_pipeline_limits import pipeline, split, top
 
 dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
 pytestmark = pytest.mark.usefixtures("fast_disk")
@@ -155,6 +158,21 @@ def test_a_trials_note_shows_its_levels_and_constraints() -> None:
     assert f"| 45/s | 45 | 75.0 | 150.0 | 180.0 | {verdict} |" in note
     assert "Constraint latency.bert: +0.500 (50% over the limit)." in note
     assert "Constraint" not in trial_note(record_of(0, A, bounded(80)))
+
+
+def test_the_note_of_a_pipelines_trial_shows_its_steps() -> None:
+    config = pipeline([Step("a"), Step("b", (0,))])
+    measured = ok(100.0)
+    assert measured.measurement is not None
+    served = (split("a"), split("b", 3.0), top(10.0))
+    levels = tuple(replace(each, server=served) for each in measured.measurement.levels)
+    evaluation = replace(measured, measurement=replace(measured.measurement, levels=levels))
+    note = trial_note(record_of(0, config, evaluation))
+    assert "Where the time goes: top at " in note
+    assert "| step | queue | compute | share of the request | instances busy |" in note
+    assert "| a | 1.00 | 2.00 | " in note
+    assert "| b | 3.00 | 2.00 | " in note
+    assert "Where the time goes" not in trial_note(record_of(0, A, ok(100.0)))
 
 
 # What a run writes.

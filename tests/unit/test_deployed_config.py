@@ -33,7 +33,8 @@ from optimizer.triton.deployed_config import (
 from optimizer.triton.deployed_pipeline import read_settings
 from optimizer.triton.model_config import wrong_field
 from optimizer.workload.model_spec import RepositorySource
-from optimizer.workload.streams import Dimension, LengthDistribution, Payloads, TensorSpec
+from optimizer.workload.request_sizes import Dimension, LengthDistribution
+from optimizer.workload.streams import Payloads, TensorSpec
 from tests.unit.repositories import MAIL, config_of, write_config
 
 SPEC = ArtifactSpec("mail", "repository", "repository", "as_deployed")

@@ -10,7 +10,7 @@ import pytest
 from optimizer.commands.hosts import require_host
 from optimizer.commands.run_context import open_point, open_space
 from optimizer.configuration.hosting import EmbeddedHost
-from optimizer.configuration.parameters import UNCHANGED
+from optimizer.configuration.named_parameters import UNCHANGED
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ModelServing, describe
 from optimizer.errors import RequirementError, SpaceFileError, UsageError

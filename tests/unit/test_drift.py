@@ -36,7 +36,12 @@ class Referring:
         self.directory = StudyDirectory(folder)
         self.evaluator = FakeEvaluator(pace=lambda _: pace)
         self.events: list[Event] = []
-        self.runs = DriftRuns(BASELINE, self.evaluator, self.directory, SETTING, self.events.append)
+        self.runs = DriftRuns(BASELINE, self.directory, SETTING, self.events.append)
+
+    def before_trial(self, history: History) -> None:
+        """Do what the search does before a trial."""
+        if (task := self.runs.next_run(history)) is not None:
+            self.runs.finish(task.run(self.evaluator, SETTING.slot), history)
 
     @property
     def notes(self) -> list[str]:
@@ -50,10 +55,10 @@ def after(trials: int) -> History:
 
 def test_a_new_study_runs_it_every_ten_trials(tmp_path: Path) -> None:
     referring = Referring(tmp_path)
-    referring.runs.before_trial(History({}))
+    referring.before_trial(History({}))
     ran = []
     for trials in range(2 * TRIALS_BETWEEN + 1):
-        referring.runs.before_trial(after(trials))
+        referring.before_trial(after(trials))
         ran.append(len(referring.evaluator.saturated))
     # The baseline is a trial too.
     assert ran == [0] * 9 + [1] * 10 + [2] * 2
@@ -62,20 +67,20 @@ def test_a_new_study_runs_it_every_ten_trials(tmp_path: Path) -> None:
 
 def test_a_study_that_goes_on_runs_it_at_once(tmp_path: Path) -> None:
     referring = Referring(tmp_path)
-    referring.runs.before_trial(after(3))
-    referring.runs.before_trial(after(4))
+    referring.before_trial(after(3))
+    referring.before_trial(after(4))
     assert len(referring.evaluator.saturated) == 1
 
 
 def test_without_a_baseline_that_was_measured_there_is_nothing_to_compare(tmp_path: Path) -> None:
     referring = Referring(tmp_path)
-    referring.runs.before_trial(history_of((BASELINE, failed()), (OTHERS[0], ok(50))))
+    referring.before_trial(history_of((BASELINE, failed()), (OTHERS[0], ok(50))))
     assert referring.evaluator.saturated == []
 
 
 def test_a_change_of_pace_is_said_with_both_figures(tmp_path: Path) -> None:
     referring = Referring(tmp_path, bounded(84))
-    referring.runs.before_trial(after(1))
+    referring.before_trial(after(1))
     [note] = referring.notes
     assert "machine performance changed by -20%" in note
     assert "84 requests/s now" in note
@@ -86,13 +91,13 @@ def test_a_change_of_pace_is_said_with_both_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("now", [bounded(105), bounded(102), failed("gone", transient=True)])
 def test_what_is_small_or_unknown_is_not_said(tmp_path: Path, now: Evaluation) -> None:
     referring = Referring(tmp_path, now)
-    referring.runs.before_trial(after(1))
+    referring.before_trial(after(1))
     assert referring.notes == []
 
 
 def test_every_run_is_kept(tmp_path: Path) -> None:
     for pace in (bounded(100), failed("gone", transient=True), bounded(90)):
-        Referring(tmp_path, pace).runs.before_trial(after(1))
+        Referring(tmp_path, pace).before_trial(after(1))
     records = StudyDirectory(tmp_path).drift_runs.read_all()
     assert [(n, r.outcome) for n, r in records.items()] == [
         (0, "bounded"),

@@ -27,13 +27,14 @@ from optimizer.cli import commands
 from optimizer.configuration.hardware import Gpu, Hardware
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.model_space import Limits
+from optimizer.configuration.named_parameters import parameters_in_order
 from optimizer.configuration.parameter_definition import Value
-from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
 from optimizer.errors import BuildFailure, RequirementError
-from optimizer.search.prepare import Prepared, PreparePhase
+from optimizer.search.prepare import PreparePhase
+from optimizer.search.prepared import Prepared
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, StepStarted
 from optimizer.triton.session import ServingSession

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from optimizer.artifacts.engines.recipe import input_shapes
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import EngineProfile
-from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec, padded_length
+from optimizer.workload.request_sizes import LengthDistribution, padded_length
+from optimizer.workload.streams import Payloads, TensorSpec
 from tests.unit.engines import PAYLOADS, PROFILE, recipe
 
 sizes = st.integers(1, 512)

@@ -275,6 +275,6 @@ def test_replay_ends_with(
 ) -> None:
     found = SimpleNamespace(best=best)
     monkeypatch.setattr(replay, "open_table", lambda _: None)
-    monkeypatch.setattr(replay, "replay_table", lambda *_: found)
+    monkeypatch.setattr(replay, "replay_table", lambda *_, **__: found)
     monkeypatch.setattr(replay, "replay_text", lambda _: "")
     assert optimizer("replay", "table.csv", "--trials", "3").code == code

@@ -36,9 +36,11 @@ from optimizer.export.deployment import (
 )
 from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.measurement.cost import Candidate, Demand, Price, Score
-from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.triton.embedded import SERVER_PACKAGE
-from optimizer.workload.streams import LengthDistribution, Payloads, TensorSpec, Workload
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import Payloads, TensorSpec, Workload
 from optimizer.workload.transport import Transport
 from tests.unit.deployments import ALL, ON_CPU, ON_GPU, SEVERAL, platform_files
 from tests.unit.studies import LIMIT_MS, measured

@@ -27,7 +27,7 @@ from optimizer.files.atomic import write_json
 from optimizer.machine.slots import Slot
 from optimizer.study.files import read_source_cards, write_source_cards
 from optimizer.triton.repository import read_config
-from optimizer.workload.streams import RequestFile
+from optimizer.workload.request_sizes import RequestFile
 from tests.unit.commands import Commands
 from tests.unit.exported import MADE_BY, Exportable, without_baseline
 from tests.unit.studies import MACHINE, small_space

@@ -12,12 +12,13 @@ import pytest
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.simulator.calibration import calibration_points
-from optimizer.simulator.forecast import Forecaster
+from optimizer.simulator.forecast import ModelForecaster
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation, observe
 from optimizer.simulator.stream_estimate import StreamEstimate, closed_form_estimate
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, Workload
 from tests.unit.service_truths import affine_truth, saturated
 from tests.unit.studies import small_space
 
@@ -62,8 +63,8 @@ def outstanding(config: ServingConfig) -> int:
 
 def forecaster_of(
     simulator: CountingSimulator, space: SearchSpace = SPACE, workload: Workload = WORKLOAD
-) -> Forecaster:
-    return Forecaster(space, workload, outstanding, simulator)
+) -> ModelForecaster:
+    return ModelForecaster(space, workload, outstanding, simulator)
 
 
 CALIBRATION = calibration_points(SPACE, 6)
@@ -89,9 +90,9 @@ def test_every_point_is_simulated_with_its_own_curve() -> None:
 
 def test_one_point_alone_is_expected_to_be_what_it_is_among_all() -> None:
     service = after(SPACE.baseline)
-    whole = Forecaster(SPACE, WORKLOAD, outstanding, CountingSimulator()).forecast(service)
+    whole = ModelForecaster(SPACE, WORKLOAD, outstanding, CountingSimulator()).forecast(service)
     simulator = CountingSimulator()
-    alone = Forecaster(SPACE, WORKLOAD, outstanding, simulator).of_point(service, 7)
+    alone = ModelForecaster(SPACE, WORKLOAD, outstanding, simulator).of_point(service, 7)
     assert len(simulator.asked) == 1
     for name, values in vars(alone).items():
         assert values == pytest.approx(getattr(whole, name)[7:8]), name

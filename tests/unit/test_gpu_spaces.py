@@ -9,8 +9,8 @@ import pytest
 
 from optimizer.configuration.hardware import Gpu, Hardware, processor_lacks
 from optimizer.configuration.model_space import EmptySpaceError, Limits
+from optimizer.configuration.named_parameters import parameters_in_order
 from optimizer.configuration.parameter_definition import Value
-from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import (
     ArtifactSpec,

@@ -17,7 +17,7 @@ from optimizer.machine.gpus import (
     present_gpus,
     refuse_foreign_processes,
 )
-from optimizer.measurement.level import GpuUse
+from optimizer.measurement.resource_use import GpuUse
 from tests.unit.fake_nvml import UUID, Card, install, install_none
 from tests.unit.studies import MACHINE
 

@@ -28,15 +28,8 @@ from optimizer.study.events import Event, LevelFinished, LevelStarted
 from optimizer.triton.control import ServerControl
 from optimizer.triton.launcher import RunningServer
 from optimizer.triton.session import ServedConfiguration
-from optimizer.workload.streams import (
-    LatencyLimit,
-    LengthDistribution,
-    Payloads,
-    Stream,
-    Tensors,
-    TensorSpec,
-    Workload,
-)
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, Tensors, TensorSpec, Workload
 from tests.unit import fake_nvml
 from tests.unit.fake_nvml import UUID, Card
 from tests.unit.studies import four_points, level

@@ -12,9 +12,11 @@ from optimizer.load.exchange import Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.levels import SLICES, load_level
 from optimizer.measurement.knee import knee_point
-from optimizer.measurement.level import ClientUse, LoadLevel
+from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.level_checks import limit_overshoot, why_missed
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream
+from optimizer.measurement.resource_use import ClientUse
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream
 
 CLIENT = ClientUse(processes=1, cpu_seconds=0.5, memory_mib=60.0, lag_ms=0.2)
 PLAN = LevelPlan(OpenLoop(0.5), warmup_seconds=1, seconds=4, timeout_seconds=3)

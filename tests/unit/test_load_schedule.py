@@ -6,12 +6,8 @@ from optimizer.load.exchange import Schedule, Users
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, PreparedStream, Target
 from optimizer.load.schedule import order_for, shares
 from optimizer.load.user_load import Phase, UserLoad
-from optimizer.workload.streams import (
-    LatencyLimit,
-    LengthDistribution,
-    Payloads,
-    Stream,
-)
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream
 from optimizer.workload.transport import SerialisedRequest
 
 

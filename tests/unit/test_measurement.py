@@ -14,7 +14,8 @@ from optimizer.measurement.estimates import (
     percentile_with_interval,
     rate_interval,
 )
-from optimizer.measurement.level import ClientUse, LevelKind, LoadLevel, Measurement, StreamLevel
+from optimizer.measurement.level import LevelKind, LoadLevel, Measurement, StreamLevel
+from optimizer.measurement.resource_use import ClientUse
 
 
 def latencies(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -18,7 +18,8 @@ from optimizer.configuration.serving_config import (
 )
 from optimizer.files.shipped import shipped
 from optimizer.triton.model_config import differences, merge_fields, model_config, to_text
-from optimizer.workload.streams import LengthDistribution, OutputTensor, Payloads, TensorSpec
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import OutputTensor, Payloads, TensorSpec
 from tests.unit.strategies import models
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "config.pbtxt"

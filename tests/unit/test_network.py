@@ -18,13 +18,9 @@ from optimizer.simulator.batcher import (
     closed_loop,
     open_loop,
 )
-from optimizer.simulator.network import (
-    Batcher,
-    Contention,
-    Network,
-    NetworkCall,
+from optimizer.simulator.network import Batcher, Contention, Network, NetworkCall, NetworkSource
+from optimizer.simulator.network_simulation import (
     NetworkSimulation,
-    NetworkSource,
     network_closed_loop,
     network_open_loop,
 )

@@ -11,15 +11,8 @@ from scipy import optimize, sparse
 from scipy.sparse.linalg import spsolve
 
 from optimizer.simulator.batcher import Scheduler
-from optimizer.simulator.network import (
-    Batcher,
-    Contention,
-    Network,
-    NetworkCall,
-    NetworkSimulation,
-    NetworkSource,
-    network_open_loop,
-)
+from optimizer.simulator.network import Batcher, Contention, Network, NetworkCall, NetworkSource
+from optimizer.simulator.network_simulation import NetworkSimulation, network_open_loop
 from optimizer.simulator.service_curve import ServiceCurve
 
 REQUESTS = 600_000

@@ -21,7 +21,8 @@ from optimizer.artifacts.model_source import source_of
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import NoBatchAxis, UsageError
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, OnnxSource
-from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import Payloads, Tensors, TensorSpec
 
 Axis = int | str | None
 NEWEST = (onnx.defs.onnx_opset_version(), onnx.IR_VERSION)

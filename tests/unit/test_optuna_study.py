@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -369,15 +369,15 @@ def test_a_journal_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         open_study(tmp_path / "nowhere", SPACE)
 
 
-def test_a_full_disk_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_that_cannot_grow_ends_the_study(tmp_path: Path) -> None:
     study = open_study(tmp_path, SPACE)
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"^cannot write .*/study\.journal: No space left"):
-        study.ask()
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal(tmp_path).stat().st_size, unlimited[1]))
+    try:
+        with pytest.raises(StorageError, match=r"^cannot write .*/study\.journal: File too large"):
+            study.ask()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nodialect://here/db", "mysql+nodriver://here/db"])

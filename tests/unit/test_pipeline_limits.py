@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from optimizer.analysis.pipeline_limits import PipelineLimits, pipeline_limits, with_measured
-from optimizer.analysis.pipeline_times import PipelineTimes, pipeline_times
 from optimizer.configuration.model_graph import ComposedKind, ComposedModel, ModelGraph, Step
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
@@ -17,8 +16,10 @@ from optimizer.configuration.serving_config import (
     ModelServing,
     ServingConfig,
 )
-from optimizer.measurement.level import BatchPoint, LevelKind, LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import BatchPoint, LevelKind, LoadLevel, ServerSplit
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.report.pipeline_tables import breakdowns, limit_sentences, step_times_ms
+from optimizer.study.pipeline_times import PipelineTimes, pipeline_times
 from tests.unit.studies import level, measured, ok, record_of
 
 ONE = (BatchPoint(1, 100, 2.0),)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from optimizer.configuration.hardware import Gpu, Hardware
+from optimizer.configuration.named_parameters import parameters_in_order
 from optimizer.configuration.parameter_definition import Value
-from optimizer.configuration.parameters import parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.search.published_grid import (
     published_configurations,

@@ -10,7 +10,7 @@ import pytest
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.capacity import CapacityProtocol, RunLevel
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.measurement.level import MachineUse
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.search.recorded.recording import (
     BEST,
     MOST_ATTEMPTS,

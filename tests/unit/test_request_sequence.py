@@ -18,14 +18,8 @@ from optimizer.triton.control import ServerControl
 from optimizer.triton.requests import serialised
 from optimizer.workload.data_types import NUMPY_TYPES, DataType, decoded
 from optimizer.workload.repeats import ZipfRepeats
-from optimizer.workload.streams import (
-    Dimension,
-    LengthDistribution,
-    Payloads,
-    RequestFile,
-    Tensors,
-    TensorSpec,
-)
+from optimizer.workload.request_sizes import Dimension, LengthDistribution, RequestFile
+from optimizer.workload.streams import Payloads, Tensors, TensorSpec
 from optimizer.workload.transport import SerialisedRequest, Transport
 from optimizer.workload.variations import ENOUGH, least_different, variations_of
 from tests.unit.fake_triton import Serve, at_once, target
@@ -155,6 +149,26 @@ def test_requests_that_differ_in_nothing_but_their_digits_are_one() -> None:
     assert len({prepared[0].numbered(n).body for n in range(10)}) == 10
 
 
+def test_words_are_replaced_by_others_of_the_vocabulary() -> None:
+    words = ("red", "sky", "blue", "gray", "ä1")
+    spec = TensorSpec("TEXT", "BYTES", (1,), pattern=f"({'|'.join(words)})( (red|blue)){{2}}")
+    payloads = Payloads((spec,))
+    requests = payloads.sample(20, np.random.default_rng(1))
+    for request in requests:
+        [text] = request["TEXT"].ravel().tolist()
+        digits = variations_of(payloads, request)["TEXT"]
+        # The serialised text follows its length.
+        body = SerialisedRequest("m", bytes(4) + text, digits=digits)
+        made = {body.numbered(n).body[4:].decode() for n in range(body.variants)}
+        assert len(made) == body.variants
+        assert text.decode() in made
+        for other in made:
+            first, *others = other.split(" ")
+            assert first in words
+            assert set(others) <= {"red", "blue"}
+            assert len(other.encode()) == len(text)
+
+
 def test_how_many_different_requests_a_model_has() -> None:
     def different(*tensors: TensorSpec) -> int:
         return least_different(Payloads(tensors, LengthDistribution((2, 16), (1.0, 1.0))))
@@ -166,6 +180,10 @@ def test_how_many_different_requests_a_model_has() -> None:
     assert different(TENSORS["text"], TENSORS["image"]) == ENOUGH
     listed = TensorSpec("x", "BYTES", (1,), choices=("a", "bc"))
     assert different(listed) == 1, "texts of other lengths do not fit"
+    words = TensorSpec("x", "BYTES", (1,), pattern="(red|sky|sun|blue)( (red|sky|sun|blue)){1,3}")
+    assert different(words) == 1, "blue blue has no other"
+    same = TensorSpec("x", "BYTES", (1,), pattern="(red|sky|sun)( (red|sky|sun)){1,3}")
+    assert different(same) == 3**2, "two words at least"
     file = RequestFile(cast("object", None), "", 12, (12,))  # type: ignore[arg-type]
     rows = Payloads((TensorSpec("x", "INT32", (1,), from_file=True),), file=file)
     assert least_different(rows) == 12

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,18 +12,21 @@ import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from optimizer.commands.run import RunOptions, _note_of_sampler
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.configuration.serving_config import ServerOptions, ServingConfig, describe
-from optimizer.errors import ConfigMismatch, UsageError
+from optimizer.configuration.serving_config import (
+    ArtifactSpec,
+    ModelServing,
+    ServerOptions,
+    ServingConfig,
+    describe,
+)
+from optimizer.errors import ConfigMismatch
 from optimizer.export.bundle.commented_config import commented, origins_in, with_hits
 from optimizer.load.request_sequence import Popular, Recorded
 from optimizer.measurement.cache_use import CacheUse, cache_uses
 from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
 from optimizer.search.response_cache import (
-    SteadyCache,
     held_numbers,
-    steady_cache,
     with_expected_hits,
     without_cache,
     without_repeats,
@@ -31,14 +34,15 @@ from optimizer.search.response_cache import (
 from optimizer.simulator.response_cache import (
     CachedOutput,
     CachedTraffic,
+    SteadyCache,
     entry_bytes,
     eviction_seconds,
     last_different,
+    steady_cache,
 )
 from optimizer.simulator.service_observation import observe
 from optimizer.space_file.parameter_schema import ParametersSection
 from optimizer.study.decision import decide
-from optimizer.study.events import Note
 from optimizer.study.searched_space import check_workload
 from optimizer.triton.deployed_config import deployed_values, overlay
 from optimizer.triton.model_config import differences, model_config
@@ -53,6 +57,14 @@ from tests.unit.test_space_file import changed, load, mistakes
 
 MIB = 2**20
 STREAM = Stream("bert", "bert", "poisson", Payloads(()), LatencyLimit(95, 100), 100.0)
+
+
+def steady(streams: Sequence[Stream], sizes: Mapping[str, int], size_bytes: int) -> SteadyCache:
+    """The steady state where the response of every stream's model is cached."""
+    artifact = ArtifactSpec("m", "repository", "python", "as_deployed")
+    models = tuple(ModelServing(stream.target, artifact, cache=True) for stream in streams)
+    config = ServingConfig(models, server=ServerOptions(cache_bytes=size_bytes))
+    return steady_cache(config, streams, sizes)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +105,7 @@ def test_the_expected_share_of_hits_is_that_of_a_simulated_cache(
 ) -> None:
     repeats = ZipfRepeats(exponent, 2000)
     stream = replace(STREAM, repeats=repeats)
-    expected = steady_cache([stream], {"bert": 1000}, entries * 1000)
+    expected = steady([stream], {"bert": 1000}, entries * 1000)
     numbers = islice(Popular(repeats, seed=1).numbers(), 60_000)
     hits = simulated_hits(numbers, entries, warm=20_000)
     assert expected.hit_rates["bert"] == pytest.approx(hits, abs=0.01)
@@ -102,7 +114,7 @@ def test_the_expected_share_of_hits_is_that_of_a_simulated_cache(
 
 def test_a_cache_that_holds_everything_answers_everything() -> None:
     stream = replace(STREAM, repeats=ZipfRepeats(1.1, 50))
-    expected = steady_cache([stream], {"bert": 1000}, 51_000)
+    expected = steady([stream], {"bert": 1000}, 51_000)
     assert expected.hit_rates["bert"] == pytest.approx(1.0)
     assert expected.entries == {"bert": 50}
     assert held_numbers(stream, 50, np.random.default_rng(0)).tolist() == [*range(50)][::-1]
@@ -112,8 +124,8 @@ def test_unique_requests_are_never_answered_and_take_the_room_of_others() -> Non
     alone = replace(STREAM, repeats=ZipfRepeats(1.0, 1000))
     unique = replace(STREAM, name="other", target="other")
     sizes = {"bert": 1000, "other": 1000}
-    together = steady_cache([alone, unique], sizes, 200_000)
-    by_itself = steady_cache([alone], {"bert": 1000}, 200_000)
+    together = steady([alone, unique], sizes, 200_000)
+    by_itself = steady([alone], {"bert": 1000}, 200_000)
     assert together.hit_rates["other"] == 0.0
     assert together.hit_rates["bert"] < by_itself.hit_rates["bert"] - 0.1
     assert sum(together.entries.values()) == pytest.approx(200, abs=2)
@@ -133,7 +145,7 @@ def test_keys_of_a_recording_are_replayed() -> None:
     keys = tuple(numbers[key] for key in drawn)
     trace = ArrivalTrace("ab", tuple(map(float, range(3000))), 3000.0, keys)
     stream = replace(STREAM, arrivals=trace)
-    expected = steady_cache([stream], {"bert": 100}, 5000).hit_rates["bert"]
+    expected = steady([stream], {"bert": 100}, 5000).hit_rates["bert"]
     again = simulated_hits(islice(Recorded(np.array(keys)).numbers(), 6000), 50, warm=3000)
     assert expected == pytest.approx(again, abs=1e-9)
     held = held_numbers(stream, 5, np.random.default_rng(0))
@@ -147,7 +159,7 @@ def test_a_filled_cache_answers_as_many_at_once_as_later() -> None:
     assert len(set(held.tolist())) == 300
     numbers = islice(Popular(ZipfRepeats(0.9, 5000), seed=3).numbers(), 2000)
     at_once = simulated_hits([*held.tolist(), *numbers], 300, warm=300)
-    expected = steady_cache([stream], {"bert": 1}, 300).hit_rates["bert"]
+    expected = steady([stream], {"bert": 1}, 300).hit_rates["bert"]
     assert at_once == pytest.approx(expected, abs=0.03)
     assert last_different([1, 2, 1, 3], 2).tolist() == [1, 3]
 
@@ -346,29 +358,13 @@ def test_a_remote_server_keeps_the_cache_that_it_has(tmp_path: Path) -> None:
 def test_a_server_that_caches_nothing_fails_the_level() -> None:
     both = space(response_cache=[False, True])
     off, on = (both.config(both.at(row)) for row in range(2))
-    steady = SteadyCache({"bert": 0.5}, {})
-    assert with_expected_hits(split(1, 1), on, steady).expected_hit_rate == 0.5
+    expected = SteadyCache({"bert": 0.5}, {}, {"bert": 64})
+    shown = with_expected_hits(split(1, 1), on, expected)
+    assert (shown.expected_hit_rate, shown.entry_bytes) == (0.5, 64)
     uncached = replace(split(0, 0), requests=5)
-    assert with_expected_hits(uncached, off, steady) == uncached
+    assert with_expected_hits(uncached, off, expected) == uncached
     with pytest.raises(ConfigMismatch, match="bert: response_cache is on, and the server caches"):
-        with_expected_hits(uncached, on, steady)
-
-
-def test_repeated_requests_that_a_cache_answers_are_searched_without_the_simulator(
-    tmp_path: Path,
-) -> None:
-    def note(*edits: tuple[str, str], sampler: str | None = None) -> Note | None:
-        space = load(tmp_path, changed(*edits))
-        return _note_of_sampler(RunOptions(space, sampler=sampler), space)
-
-    why = "the simulator of guided has no response cache, which answers repeated requests to bert"
-    repeating = ("price:", REPEATS)
-    assert note(repeating, CACHED) == Note(f"sampler tpe: {why}")
-    assert note(CACHED) is None, "on unique traffic the cache answers nothing"
-    assert note(repeating) is None
-    assert note(repeating, CACHED, sampler="grid") is None
-    with pytest.raises(UsageError, match=f"--sampler: must be one of .*: {why}"):
-        note(repeating, CACHED, sampler="guided")
+        with_expected_hits(uncached, on, expected)
 
 
 def test_an_exported_configuration_says_how_much_the_cache_answered() -> None:

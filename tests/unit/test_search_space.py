@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from optimizer.configuration.conditions import ConditionError, evaluate
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import MAX_POINTS, EmptySpaceError, Limits
+from optimizer.configuration.named_parameters import parameters_in_order
 from optimizer.configuration.parameter_definition import Value, label
-from optimizer.configuration.parameters import parameters_in_order, preferred_sizes
+from optimizer.configuration.parameters import preferred_sizes
 from optimizer.configuration.runtimes import PRECISIONS_OF, RUNTIME_PACKAGE, Runtime
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.search_space import SearchSpace

@@ -15,14 +15,16 @@ from optimizer.configuration.serving_config import (
     ModelServing,
     ServingConfig,
 )
-from optimizer.measurement.level import BatchPoint, LevelKind, LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import BatchPoint, LevelKind, LoadLevel, ServerSplit
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.simulator.network import NO_CONTENTION, Network, NetworkCall
 from optimizer.simulator.overlap import overlaps_of
 from optimizer.simulator.served_network import network_of, offered_streams
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import observe
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, Stream, Workload
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, Workload
 from tests.unit.studies import level
 
 PAYLOADS = Payloads((), LengthDistribution((32,), (1.0,)))

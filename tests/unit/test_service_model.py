@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import InstanceGroup, ServingConfig
-from optimizer.measurement.level import BatchPoint, LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.simulator.calibration import calibration_points
 from optimizer.simulator.execution_layout import execution_layout
 from optimizer.simulator.service_model import ServiceModel

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from pydantic import TypeAdapter
 
-from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
-from optimizer.configuration.runtimes import PRECISIONS_OF
+from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step, in_sequence
+from optimizer.configuration.runtimes import PRECISIONS_OF, Runtime
 from optimizer.configuration.serving_config import (
     PRECISION_RANK,
     ArtifactSpec,
@@ -120,6 +120,17 @@ def test_every_runtime_serves_the_reference_precision() -> None:
 )
 def test_describe(model: ModelServing, line: str) -> None:
     assert describe(ServingConfig((model,))) == line
+
+
+@pytest.mark.parametrize(
+    ("runtime", "described"),
+    [("tokenizers", "top: BLS model, no batching, 1 instance"), ("repository", "top: as deployed")],
+)
+def test_a_bls_model_that_was_made_here_is_not_deployed(runtime: Runtime, described: str) -> None:
+    step = ModelServing("step", ArtifactSpec("step", runtime, "python", "as_deployed"))
+    top = ModelServing("top", ArtifactSpec("top", "repository", "python", "as_deployed"))
+    graph = ModelGraph((ComposedModel("top", "bls", (Step("step"),)),))
+    assert f"; {described}" in describe(ServingConfig((step, top), graph))
 
 
 def test_a_label_is_short() -> None:

@@ -27,15 +27,8 @@ from optimizer.simulator.batcher import (
     shapes_of,
 )
 from optimizer.simulator.service_curve import ServiceCurve
-from optimizer.workload.streams import (
-    Dimension,
-    LatencyLimit,
-    LengthDistribution,
-    Payloads,
-    RequestFile,
-    Stream,
-    TensorSpec,
-)
+from optimizer.workload.request_sizes import Dimension, LengthDistribution, RequestFile
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, TensorSpec
 
 TEN_MS = ServiceCurve((1, 64), (10.0, 10.0), busy_factors=(1.0, 1.0, 1.0))
 

@@ -28,13 +28,8 @@ from optimizer.workload.model_spec import (
     OutputLimits,
     TransformersSource,
 )
-from optimizer.workload.streams import (
-    Dimension,
-    LatencyLimit,
-    LengthDistribution,
-    Payloads,
-    TensorSpec,
-)
+from optimizer.workload.request_sizes import Dimension, LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, TensorSpec
 from optimizer.workload.transport import Transport
 from tests.unit.studies import small_space
 

@@ -11,14 +11,15 @@ import pytest
 
 from optimizer.configuration.serving_config import Batching, InstanceGroup, ModelServing
 from optimizer.simulator.batcher import ONE_SHAPE
-from optimizer.simulator.forecast import Forecaster
+from optimizer.simulator.forecast import ModelForecaster
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.stream_estimate import (
     closed_form_estimate,
     network_of_model,
     simulated_estimate,
 )
-from optimizer.workload.streams import LatencyLimit, LengthDistribution, Payloads, TensorSpec
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import LatencyLimit, Payloads, TensorSpec
 from tests.unit.test_forecast import CALIBRATION, SPACE, STREAM, WORKLOAD, after, outstanding
 
 SERVED = SPACE.config(SPACE.at(0)).models[0]
@@ -62,11 +63,10 @@ def test_requests_have_the_shapes_that_padding_leaves() -> None:
 
 def test_a_space_is_forecast_by_simulation() -> None:
     service = after(*CALIBRATION)
-    made = Forecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0))
+    made = ModelForecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0))
     forecast = made.forecast(service)
-    again = Forecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0)).forecast(
-        service
-    )
+    other = ModelForecaster(SPACE, WORKLOAD, outstanding, partial(simulated_estimate, seed=0))
+    again = other.forecast(service)
     np.testing.assert_array_equal(forecast.capacity, again.capacity)
     assert (forecast.capacity <= forecast.saturation).all()
     for row in range(len(SPACE)):

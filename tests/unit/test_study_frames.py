@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from optimizer.configuration.hardware import Gpu, Hardware
-from optimizer.configuration.parameters import parameters_in_order
+from optimizer.configuration.named_parameters import parameters_in_order
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec, ModelServing, ServingConfig
 from optimizer.measurement.level import BatchPoint, ServerSplit

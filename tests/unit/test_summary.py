@@ -16,7 +16,7 @@ from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_json
 from optimizer.measurement.cost import Candidate
 from optimizer.search.confirm import Confirmed
-from optimizer.search.prepare import Prepared
+from optimizer.search.prepared import Prepared
 from optimizer.space_file.reader import Space, load_space
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import merged

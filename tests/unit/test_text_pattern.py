@@ -44,6 +44,12 @@ def test_each_alternative_and_number_of_repetitions_occurs() -> None:
     assert {len(text) for text in draws("x{2,}", 500)} == set(range(2, 13))
 
 
+def test_listed_words_are_each_as_likely_and_may_be_listed_twice() -> None:
+    texts = draws("(?:one|two|one|)", 4_000)
+    assert texts.count("one") == pytest.approx(2_000, rel=0.1)
+    assert texts.count("") == pytest.approx(1_000, rel=0.15)
+
+
 REPETITIONS = st.sampled_from(["?", "*", "+", "{2}", "{1,3}"])
 ATOMS = st.sampled_from(["a", "[b-d]", r"\d", ".", "[^x]", r"\.", "-"])
 PATTERNS = st.recursive(

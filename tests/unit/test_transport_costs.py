@@ -15,7 +15,8 @@ from optimizer.configuration.serving_config import Batching, ServerOptions, Serv
 from optimizer.errors import LoadTestFailure, ServerFailure
 from optimizer.load.capacity import CapacityProtocol, RunLevel
 from optimizer.load.level_plan import LevelPlan, OpenLoop
-from optimizer.measurement.level import LoadLevel, MachineUse, ServerSplit
+from optimizer.measurement.level import LoadLevel, ServerSplit
+from optimizer.measurement.resource_use import MachineUse
 from optimizer.measurement.transport_costs import (
     RefusedTransport,
     SentAs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,8 @@ from optimizer.search.winner_phase import (
     seconds_by_itself,
 )
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Event, Note, PhaseStarted
+from optimizer.study.events import Event, Note, PhaseStarted, StepFinished
+from optimizer.study.run_state import RunState
 from tests.unit.studies import found_by, ok, record_of, small_space
 from tests.unit.winners import cold_start, transports
 
@@ -94,6 +96,23 @@ def test_all_of_it_shares_the_time(tmp_path: Path, measured: list[float]) -> Non
     assert measured[0] > measured[1] > 0
 
 
+def test_the_progress_counts_the_tests_that_are_over(
+    tmp_path: Path, measured: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ServerFailure("it died")
+
+    monkeypatch.setattr(winner_phase, "compare_transports", fail)
+    state = RunState(time.monotonic)
+    done = []
+    for event in run(tmp_path, measured=900.0):
+        state.watch(event)
+        done.append((state.done, state.steps))
+    assert done[0] == (0, 2)
+    assert done[-1] == (2, 2)
+    assert (1, 2) in done
+
+
 def test_the_time_limit_goes_before_what_was_asked_for(
     tmp_path: Path, measured: list[float]
 ) -> None:
@@ -122,6 +141,6 @@ def test_a_failure_is_told_and_the_study_goes_on(
 
     monkeypatch.setattr(winner_phase, "measure_cold_start", fail)
     events = run(tmp_path, "cold-start", left=left)
-    assert events[-1] == Note("cold-start: not measured: it broke", True)
+    assert events[-2:] == [Note("cold-start: not measured: it broke", True), StepFinished()]
     assert StudyDirectory(tmp_path).cold_start.read(CONFIG) is None
     assert len(failures) == attempts

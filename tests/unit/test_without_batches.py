@@ -35,13 +35,8 @@ from optimizer.workload.model_spec import (
     TaskMetric,
     TransformersSource,
 )
-from optimizer.workload.streams import (
-    LengthDistribution,
-    OutputTensor,
-    Payloads,
-    Tensors,
-    TensorSpec,
-)
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import OutputTensor, Payloads, Tensors, TensorSpec
 
 ROWS, WIDTH = 2, 8
 SESSIONS = {"onnxruntime": onnxruntime_session, "openvino": openvino_session}

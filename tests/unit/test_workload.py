@@ -8,17 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.workload.data_types import FLOATING, NUMPY_TYPES, DataType
-from optimizer.workload.streams import (
-    Dimension,
-    LatencyLimit,
-    LengthDistribution,
-    Payloads,
-    Stream,
-    TensorSpec,
-    Workload,
-    padded_length,
-    stack,
-)
+from optimizer.workload.request_sizes import Dimension, LengthDistribution, padded_length
+from optimizer.workload.streams import LatencyLimit, Payloads, Stream, TensorSpec, Workload, stack
 
 IDS = TensorSpec("input_ids", "INT64", (None,), minimum=5, maximum=9, pad=0)
 MASK = TensorSpec("attention_mask", "INT32", (None,), minimum=1, maximum=1, pad=0)

@@ -12,7 +12,8 @@ from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.machine.fingerprint import cpu_flags
 from optimizer.workload.model_spec import AccuracyLimits, DataSet, ModelSpec, TransformersSource
-from optimizer.workload.streams import LengthDistribution, Payloads, Tensors, TensorSpec
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import Payloads, Tensors, TensorSpec
 
 VOCABULARY = 100
 LONGEST = 16

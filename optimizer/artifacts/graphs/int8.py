@@ -13,6 +13,7 @@ import numpy as np
 from optimizer.artifacts.graphs.arithmetic import Shapes, measure_shapes, multiply_accumulates
 from optimizer.artifacts.graphs.calibration import (
     Activations,
+    Range,
     calibrated_ranges,
     channel_peaks,
 )
@@ -25,6 +26,7 @@ from optimizer.artifacts.graphs.quantisation import (
     rounded_tensors,
 )
 from optimizer.artifacts.graphs.smoothing import (
+    Groups,
     smooth,
     smoothed_groups,
     smoothing_factors,
@@ -97,16 +99,26 @@ def to_int8(
     share = _share(chosen, model.graph.node, shapes)
     tensors = {node.input[0] for node in chosen} | rounded
     activations = Activations(source, tensors, calibration, shapes, batched=batched)
+    quantise(model, scheme, _smoothed_ranges(model, groups, activations, percentile))
+    shutil.rmtree(source.parent)
+    save(model, into, external=external)
+    return share
+
+
+def _smoothed_ranges(
+    model: onnx.ModelProto, groups: Groups, activations: Activations, percentile: float
+) -> dict[str, Range]:
+    """Smooth the products that have outliers; return the range of every activation.
+
+    Args:
+        groups: products whose activations can be smoothed.
+    """
     peaks = channel_peaks(activations, groups.keys())
     groups = with_outliers(groups, peaks)
     factors = smoothing_factors(model, groups, peaks)
     ranges = calibrated_ranges(activations, percentile, factors)
     smoothed = smooth(model, groups, factors)
-    ranges = {smoothed.get(name, name): limits for name, limits in ranges.items()}
-    quantise(model, scheme, ranges)
-    shutil.rmtree(source.parent)
-    save(model, into, external=external)
-    return share
+    return {smoothed.get(name, name): limits for name, limits in ranges.items()}
 
 
 def to_int8_tensorrt(graph: Path, into: Path) -> None:

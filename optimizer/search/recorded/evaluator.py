@@ -13,15 +13,14 @@ from optimizer.machine.slots import Slot
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import (
-    ClientUse,
     LevelKind,
     LoadLevel,
-    MachineUse,
     Measurement,
     Slice,
     StreamLevel,
     inside_server_ms,
 )
+from optimizer.measurement.resource_use import ClientUse, MachineUse
 from optimizer.measurement.trial_record import Failure, Seconds
 from optimizer.search.recorded.table import (
     RecordedLevel,

@@ -33,8 +33,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from optimizer.configuration.model_graph import ModelGraph
+from optimizer.configuration.named_parameters import Parameter
 from optimizer.configuration.parameter_definition import label
-from optimizer.configuration.parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_text

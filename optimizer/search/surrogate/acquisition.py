@@ -9,7 +9,7 @@ that, so that the confirm phase decides between them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -183,7 +183,9 @@ class AcquisitionPolicy:
         self._context = context
         self._protocol = protocol
         self.seed = seed
-        self._errors: dict[int, Observations] = {}
+        self._learnt = 0
+        self._trials: list[TrialAtRow] = []
+        self._errors: list[Observations] = []
         self._cached: tuple[tuple[object, ...], Assessment] | None = None
         self._proposed: tuple[Position, ExpectedCost] | None = None
 
@@ -227,38 +229,44 @@ class AcquisitionPolicy:
 
     def _converged(self, assessment: Assessment) -> bool:
         """Whether no point is worthwhile, and enough trials followed the incumbent's."""
-        incumbent, records = self._history.incumbent, self._history.records
+        incumbent, latest = self._history.incumbent, self._history.records[-_LEAST_TRIALS:]
         if incumbent is None or assessment.gain.max() >= WORTHWHILE:
             return False
-        return sum(record.number > incumbent.number for record in records) >= _LEAST_TRIALS
+        return len(latest) == _LEAST_TRIALS and incumbent not in latest
 
     def _assess(self, running: Sequence[Position]) -> Assessment:
         """Return the assessment, which is cached until a trial or a running point is added."""
-        errors = self._prediction_errors()
+        self._learn()
         forecast = self._forecast.after(self._history.records)
         key = (forecast, len(self._history.records), *running)
         if self._cached is None or not _same_key(self._cached[0], key):
-            self._cached = (key, self._new_assessment(forecast, errors, running))
+            self._cached = (key, self._new_assessment(forecast, running))
         return self._cached[1]
 
-    def _prediction_errors(self) -> Observations:
-        """Return measured less forecast cost of each trial, by the forecast before that trial."""
+    def _learn(self) -> None:
+        """Take the records since the last call into account."""
         records = self._history.records
-        for row, record in self._trials():
-            if record.number not in self._errors:
-                before = [each for each in records if each.number < record.number]
-                forecast = self._forecast.of_point(before, row)
-                expected = LogForecast.of(forecast, self._context)
-                error = cost_differences([(0, record)], expected)
-                self._errors[record.number] = replace(error, rows=error.rows + row)
-        return Observations.joined(self._errors.values())
+        for record in records[self._learnt :]:
+            position = self.space.position_of(record.config)
+            if position is not None:
+                row, told = self.space.row_of[position], record.told_at_proposal
+                before = records[: self._learnt if told is None else told]
+                self._trials.append((row, record))
+                self._errors.append(self._prediction_error(row, record, before))
+            self._learnt += 1
 
-    def _new_assessment(
-        self, forecast: Forecast, errors: Observations, running: Sequence[Position]
-    ) -> Assessment:
+    def _prediction_error(
+        self, row: int, record: TrialRecord, before: Sequence[TrialRecord]
+    ) -> Observations:
+        """Return measured less forecast cost of a trial, by the forecast when it was proposed."""
+        expected = LogForecast.of(self._forecast.of_point(before, row), self._context)
+        error = cost_differences([(0, record)], expected)
+        return replace(error, rows=error.rows + row)
+
+    def _new_assessment(self, forecast: Forecast, running: Sequence[Position]) -> Assessment:
         expected = LogForecast.of(forecast, self._context)
         pending = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
-        trials = list(self._trials())
+        trials, errors = self._trials, Observations.joined(self._errors)
         posterior = Posterior.fitted(trials, expected, self._features, errors).with_pending(pending)
         rows = self._available(expected, {row for row, _ in trials} | set(pending.tolist()))
         log_mean, log_sd = posterior.log_cost(rows)
@@ -274,18 +282,11 @@ class AcquisitionPolicy:
     def _features(self) -> PointFeatures:
         return PointFeatures.of(self.space)
 
-    def _trials(self) -> Iterable[TrialAtRow]:
-        """Yield the trials of points in the space, with their rows."""
-        for record in self._history.records:
-            position = self.space.position_of(record.config)
-            if position is not None:
-                yield self.space.row_of[position], record
-
     def _available(self, expected: LogForecast, excluded: set[int]) -> Rows:
         """Return the rows that may be proposed."""
         rows = self._candidates(expected)
         available = [row for row in rows.tolist() if row not in excluded]
-        if any(r.failure is not None and r.failure.out_of_memory for r in self._history.records):
+        if self._history.out_of_memory:
             configs = ((row, self.space.config(self.space.at(row))) for row in available)
             available = [row for row, config in configs if self._history.decided(config) is None]
         rows = np.array(available, dtype=np.int64)
@@ -333,7 +334,7 @@ class AcquisitionPolicy:
         if at is None or assessment.log_best is None:
             return []
         cell = cells[self.space.row_of[at]]
-        measured = sum(int(cells[row] == cell) for row, _ in self._trials()) - 1
+        measured = sum(int(cells[row] == cell) for row, _ in self._trials) - 1
         close = np.abs(assessment.log_mean - assessment.log_best) < _TIE_SHARE
         tied = np.flatnonzero((cells[assessment.rows] == cell) & close)
         order = np.argsort(assessment.log_mean[tied], kind="stable")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.forecast import Forecast, Forecaster
+from optimizer.simulator.service_model import ServiceModel
 
 _MOST_UTILISATION = 0.6
 """Utilisation at saturation up to which a model cannot limit: forecasts are wrong by less."""
 
 _WORTHLESS = 0.02
 """Share of the best forecast capacity that a model's own parameters may be worth at most."""
-
-Utilisations = Callable[[int], Mapping[str, float]]
-"""Returns the utilisation of each model at saturation, by the row of a point."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,25 @@ class OpenRows:
     idle: tuple[IdleModel, ...]
 
 
-def open_rows(space: SearchSpace, forecast: Forecast, utilisations: Utilisations) -> OpenRows:
+def open_rows(space: SearchSpace, forecaster: Forecaster, service: ServiceModel) -> OpenRows:
     """Leave models at the baseline that can neither limit nor improve the best forecast.
 
     Models are looked at in turn, and each is judged beside those that are left alone already.
+
+    Raises:
+        KeyError: when a model of the space was never observed.
     """
     rows, idle = np.ones(len(space), dtype=bool), list[IdleModel]()
+    if not forecaster.utilisations(service, space.row_of[space.baseline]):
+        return OpenRows(rows, ())
+    forecast = forecaster.forecast(service)
     for model, same in _at_baseline(space):
         fewer = rows & same
         if not fewer.any() or not (rows & ~same).any():
             continue
         best = _best(forecast, fewer)
         lost = 1 - forecast.capacity[best] / forecast.capacity[_best(forecast, rows)]
-        utilisation = utilisations(best).get(model, 0.0)
+        utilisation = forecaster.utilisations(service, best).get(model, 0.0)
         certain = utilisation * np.exp(2 * forecast.log_sd[best]) <= 1
         if lost <= _WORTHLESS and utilisation <= _MOST_UTILISATION and certain:
             rows = fewer

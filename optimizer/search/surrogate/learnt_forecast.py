@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 
 from optimizer.configuration.search_space import SearchSpace
@@ -13,8 +13,8 @@ from optimizer.measurement.level import LoadLevel
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
 from optimizer.search.surrogate.idle_models import OpenRows, open_rows
+from optimizer.simulator.cached_service import CachedLevel, cached_level
 from optimizer.simulator.forecast import Forecast, Forecaster
-from optimizer.simulator.network_forecast import NetworkForecaster
 from optimizer.simulator.overlap import overlaps_of, with_overlaps
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation, executing, observe
@@ -26,22 +26,27 @@ _ROUNDS = 2
 
 
 def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> ServiceModel:
-    """Return service times fitted to the saturated and light levels of calibration runs."""
+    """Return service times fitted to the saturated and light levels of calibration runs.
+
+    Args:
+        calibration: also runs of configurations of some of the models, see `parts_alone`.
+    """
     runs = [
         (record.config, record.measurement.levels)
         for record in calibration
         if record.measurement is not None
     ]
+    cached = tuple(_cached((config, levels[0]) for config, levels in runs))
     seen = [_observed(config, levels) for config, levels in runs]
-    service = ServiceModel(tuple(chain.from_iterable(seen)))
+    service = ServiceModel(tuple(chain.from_iterable(seen)), cached_levels=cached)
     for _ in range(_ROUNDS if any(len(executing(config)) > 1 for config, _ in runs) else 0):
         seen = [_observed(config, levels, service, workload) for config, levels in runs]
-        service = ServiceModel(tuple(chain.from_iterable(seen)))
+        service = replace(service, observations=tuple(chain.from_iterable(seen)))
     loads = [
         load
         for config, (_, *light) in runs
         for level in light
-        if (load := light_load(config, level, workload)) is not None
+        if (load := light_load(config, level, _sent_to(config, workload))) is not None
     ]
     return replace(service, variation=fit_variation(service, loads), shared_cores=service.cores)
 
@@ -50,12 +55,24 @@ def with_trials(
     service: ServiceModel, trials: Iterable[TrialRecord], workload: Workload
 ) -> ServiceModel:
     """Return service times with the saturation levels of the trials added."""
-    more = (
-        _observed(record.config, record.measurement.levels[:1], service, workload)
+    runs = [
+        (record.config, record.measurement.levels[0])
         for record in trials
         if record.measurement is not None
+    ]
+    more = (_observed(config, [level], service, workload) for config, level in runs)
+    return replace(
+        service,
+        observations=(*service.observations, *chain.from_iterable(more)),
+        cached_levels=(*service.cached_levels, *_cached(runs)),
     )
-    return replace(service, observations=(*service.observations, *chain.from_iterable(more)))
+
+
+def _cached(saturated: Iterable[tuple[ServingConfig, LoadLevel]]) -> Iterator[CachedLevel]:
+    """Yield what levels show of a response cache."""
+    for config, level in saturated:
+        if (own := cached_level(config, level)) is not None:
+            yield own
 
 
 def _observed(
@@ -74,6 +91,7 @@ def _observed(
         return observations
     if not {model.name for model in executing(config)} <= service.models:
         return observations
+    workload = _sent_to(config, workload)
     count = len(observe(config, levels[0]))
     parts = (observations[:count], observations[count:])
     overlapping = (
@@ -81,6 +99,11 @@ def _observed(
         for own, level in zip(parts, levels, strict=False)
     )
     return tuple(chain.from_iterable(overlapping))
+
+
+def _sent_to(config: ServingConfig, workload: Workload) -> Workload:
+    """Return what a configuration of all or some of the models was sent."""
+    return workload.to([model.name for model in config.models])
 
 
 class LearntForecast:
@@ -92,7 +115,7 @@ class LearntForecast:
 
     def __init__(
         self,
-        forecaster: Forecaster | NetworkForecaster,
+        forecaster: Forecaster,
         calibration: Sequence[TrialRecord],
         workload: Workload,
     ) -> None:
@@ -111,25 +134,30 @@ class LearntForecast:
         """Return the forecast of one row after these trials."""
         return self._forecaster.of_point(self._service(trials), row)
 
-    def open_rows(self, space: SearchSpace) -> OpenRows | None:
-        """Return the rows that are worth a search after the calibration; None for all of them."""
-        forecaster, service = self._forecaster, self._calibrated
-        if isinstance(forecaster, Forecaster):
-            return None
-        return open_rows(space, self.after(()), partial(forecaster.utilisations, service))
+    def open_rows(self, space: SearchSpace) -> OpenRows:
+        """Return the rows that are worth a search after the calibration."""
+        return open_rows(space, self._forecaster, self._calibrated)
 
     def _service(self, trials: Sequence[TrialRecord]) -> ServiceModel:
-        for record in trials:
-            if record.number not in self._observed:
-                base = self._calibrated
-                own = with_trials(base, [record], self._workload).observations
-                self._observed[record.number] = own[len(base.observations) :]
-        more = chain.from_iterable(self._observed[record.number] for record in trials)
         base = self._calibrated
-        return replace(base, observations=(*base.observations, *more))
+        for record in trials:
+            if record.number not in self._shown:
+                own = with_trials(base, [record], self._workload)
+                self._shown[record.number] = (
+                    own.observations[len(base.observations) :],
+                    own.cached_levels[len(base.cached_levels) :],
+                )
+        shown = [self._shown[record.number] for record in trials]
+        return replace(
+            base,
+            observations=(*base.observations, *(x for own, _ in shown for x in own)),
+            cached_levels=(*base.cached_levels, *(x for _, own in shown for x in own)),
+        )
 
     @cached_property
-    def _observed(self) -> dict[int, tuple[ServiceObservation, ...]]:
+    def _shown(
+        self,
+    ) -> dict[int, tuple[tuple[ServiceObservation, ...], tuple[CachedLevel, ...]]]:
         """What each trial shows, by its number."""
         return {}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.configuration.named_parameters import Parameter
 from optimizer.configuration.parameter_definition import Part
-from optimizer.configuration.parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
 
 Codes = NDArray[np.int64]

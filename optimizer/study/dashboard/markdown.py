@@ -6,12 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.measurement.level import LoadLevel
+from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ConfirmedCapacity, Decision
 from optimizer.study.event_text import load_text, outcome_name, regret_text
-from optimizer.study.history import History
+from optimizer.study.history import outcome_counts
+from optimizer.study.pipeline_times import (
+    PipelineTimes,
+    StepTimes,
+    composed_targets,
+    pipeline_times,
+)
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~])")
 
@@ -41,8 +47,7 @@ def study_note(
         decision: recommendation by them and the confirm phase.
         regret_bound: as in `SearchStatus`; None once the search is over.
     """
-    history = History({record.number: record for record in records})
-    counts = ", ".join(f"{count} {outcome_name(o)}" for o, count in history.counts().items())
+    counts = ", ".join(f"{n} {outcome_name(o)}" for o, n in outcome_counts(records).items())
     many = f"{len(records)} trial{'s' if len(records) != 1 else ''}"
     parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {many}: {counts}"]
     if decision.best is not None:
@@ -60,7 +65,7 @@ def study_note(
 
 
 def trial_note(record: TrialRecord) -> str:
-    """Return the note of a trial: its result and its load levels."""
+    """Return the note of a trial: its result, its load levels, and the times of its steps."""
     parts = [
         f"**{_plain(describe(record.config))}**",
         f"**{outcome_name(record.outcome)}**: {_plain(record.reason)}",
@@ -80,6 +85,7 @@ def trial_note(record: TrialRecord) -> str:
         parts.append(f"Constraint {_plain(name)}: {value:+.3f} ({over}).")
     if record.measurement is not None:
         parts.append(_levels(record.measurement.levels))
+        parts += _steps(record.config, record.measurement)
     seconds = record.seconds
     parts.append(
         f"The trial took {seconds.total:.1f} s: {seconds.measuring:.1f} s of load tests, "
@@ -129,6 +135,25 @@ def _level(level: LoadLevel) -> tuple[str, ...]:
     verdict = level_verdict(level) or ""
     served = f"{level.achieved_per_second:.0f}"
     return (load_text(level), served, *(f"{ms:.1f}" for ms in worst), verdict)
+
+
+def _steps(config: ServingConfig, measurement: Measurement) -> Iterator[str]:
+    """Yield where the time of a request to each pipeline goes, at the load nearest the capacity."""
+    level = measurement.nearest_level or measurement.levels[0]
+    for target in composed_targets(config):
+        times = pipeline_times(config, target, level)
+        if times is not None:
+            yield f"Where the time goes: {_plain(target)} at {_plain(load_text(level))}, mean ms:"
+            yield _table(_STEP_COLUMNS, [_step(step, times) for step in times.steps])
+
+
+_STEP_COLUMNS = ("step", "queue", "compute", "share of the request", "instances busy")
+
+
+def _step(step: StepTimes, times: PipelineTimes) -> tuple[str, ...]:
+    busy = f"{min(1.0, step.busy):.0%} of {step.instances}"
+    own = f"{step.queue_ms:.2f}", f"{step.compute_ms:.2f}"
+    return (step.model, *own, f"{times.share(step):.0%}", busy)
 
 
 def _table(columns: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ from optimizer.errors import StorageError
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.dashboard.dashboard_study import DashboardStudy, dashboard_installed
 from optimizer.study.dashboard.markdown import study_note, trial_note
-from optimizer.study.decision import decide
+from optimizer.study.decision import RunningDecision
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
     Event,
@@ -60,6 +60,7 @@ class StudyNotes:
         self._phase = ""
         self._trials = dict(directory.trials.read_all())
         self._confirmations = dict(directory.confirmations.read_all())
+        self._decision = self._decide()
         self._regret_bound: float | None = None
         self._enabled = dashboard_installed()
 
@@ -73,9 +74,11 @@ class StudyNotes:
                 self._regret_bound = status.regret_bound
             case TrialFinished(record) if self._phase == "search":
                 self._trials[record.number] = record
+                self._decision.add(record)
                 self._write(lambda: self._note_trial(record))
             case TrialFinished(record) if self._phase == "confirm":
                 self._confirmations[record.number] = record
+                self._decision = self._decide()
                 self._write(lambda: self._note(f"phase {self._phase}"))
             case _:
                 pass
@@ -95,6 +98,7 @@ class StudyNotes:
             self._searched = read_searched(self._directory)
             self._shown.name_constraints([*self._constraints])
             self._trials = dict(self._directory.trials.read_all())
+            self._decision = self._decide()
             self.catch_up()
         self._note(f"phase {self._phase}")
 
@@ -102,12 +106,15 @@ class StudyNotes:
         self._shown.note_trial(record.number, trial_note(record))
         self._note(f"phase {self._phase}")
 
+    def _decide(self) -> RunningDecision:
+        own, confirmations = self._searched, self._confirmations.values()
+        return RunningDecision(
+            self._trials.values(), confirmations, own.price, own.demand, own.search_space
+        )
+
     def _note(self, phase: str) -> None:
-        own, records = self._searched, [self._trials[n] for n in sorted(self._trials)]
-        space = own.search_space
-        confirmations = self._confirmations.values()
-        decision = decide(records, confirmations, own.price, own.demand, space)
-        baseline = space.config(space.baseline)
+        space, records = self._searched.search_space, list(self._trials.values())
+        baseline, decision = space.config(space.baseline), self._decision.decision
         name = self._directory.name
         self._shown.note(study_note(name, phase, records, decision, baseline, self._regret_bound))
 
