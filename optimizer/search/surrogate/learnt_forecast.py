@@ -48,7 +48,7 @@ def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> Servic
         for level in light
         if (load := light_load(config, level, _sent_to(config, workload))) is not None
     ]
-    return replace(service, variation=fit_variation(service, loads), shared_cores=service.cores)
+    return replace(service, variation=fit_variation(service, loads))
 
 
 def with_trials(
