@@ -37,6 +37,7 @@ class ExecutionLayout:
         variant: what changes times beside the model file: CUDA graphs, padding, further fields of
             config.pbtxt, the server's own settings, the response cache.
         executions_per_device: limit set by the rate limiter, None without one.
+        elsewhere: whether it is executed on other hardware, see `DISCREPANCIES`.
     """
 
     model: str
@@ -44,6 +45,7 @@ class ExecutionLayout:
     groups: tuple[InstanceGroup, ...]
     variant: tuple[object, ...]
     executions_per_device: int | None = None
+    elsewhere: bool = False
 
     @property
     def devices(self) -> int:

@@ -79,6 +79,14 @@ class ServiceModel:
             start = end
         return curves
 
+    def log_ms(self, layout: ExecutionLayout, batch_size: int) -> float:
+        """Return the logarithm of the time (ms) of one execution.
+
+        Raises:
+            KeyError: when the model was never observed.
+        """
+        return float(self._predict([(layout, batch_size)])[0][0])
+
     @property
     def models(self) -> frozenset[str]:
         """Names of the models that were observed."""
@@ -111,8 +119,14 @@ class ServiceModel:
     @cached_property
     def outside_ms(self) -> float:
         """Time of a request between client and server, median over the levels."""
-        times_ms = [o.network_ms for o in self.observations if o.network_ms is not None]
+        times_ms = [o.network_ms for o in self._nearest if o.network_ms is not None]
         return median(times_ms) if times_ms else 0.0
+
+    @property
+    def _nearest(self) -> Sequence[ServiceObservation]:
+        """The observations on this hardware; those elsewhere where there are none."""
+        here = [o for o in self.observations if not o.layout.elsewhere]
+        return here or self.observations
 
     @cached_property
     def _regressions(self) -> dict[str, Regression]:

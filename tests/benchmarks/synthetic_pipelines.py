@@ -35,7 +35,8 @@ from optimizer.simulator.network_simulation import (
     network_closed_loop,
     network_open_loop,
 )
-from optimizer.simulator.prediction import Loads, PredictedCapacity, predict_capacity
+from optimizer.simulator.predicted_values import PredictedCapacity
+from optimizer.simulator.prediction import Loads, predict_capacity
 from optimizer.simulator.served_network import network_of, offered_streams
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_observation import executing

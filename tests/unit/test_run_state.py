@@ -71,19 +71,19 @@ def test_a_trial_is_followed_from_its_beginning_to_its_end() -> None:
         ]
     )
     assert (state.phase, state.done, state.steps) == ("search", 1, 12)
-    assert state.trial_number == 1
-    assert state.configuration == "openvino fp32, no batching, 1 x 1 thread"
-    assert state.doing == "offering 142/s for 4 s"
-    assert state.expected == (
+    assert state.now.number == 1
+    assert state.now.configuration == "openvino fp32, no batching, 1 x 1 thread"
+    assert state.now.doing == "offering 142/s for 4 s"
+    assert state.now.expected == (
         "$0.5000 per million (0.4000 to 0.6250), saving 5.0%, "
         "90% likely within the limits, measured in 20 s; reason: the largest saving"
     )
-    assert (state.rates, state.p95s_ms) == ([200.0, 150.0], [40.0, 30.0])
-    assert state.warnings == ("it is hot",)
+    assert (state.now.rates, state.now.p95s_ms) == ([200.0, 150.0], [40.0, 30.0])
+    assert state.now.warnings == ("it is hot",)
     assert state.best == best
     state.watch(TrialStarted(2, 3, 12, C))
-    assert (len(state.levels), len(state.rates), len(state.warnings)) == (0, 0, 0)
-    assert state.expected == ""
+    assert (len(state.now.levels), len(state.now.rates), len(state.now.warnings)) == (0, 0, 0)
+    assert state.now.expected == ""
 
 
 def test_trials_are_counted_by_outcome_after_those_of_earlier_runs() -> None:
@@ -102,7 +102,7 @@ def test_what_other_phases_measure_is_no_trial() -> None:
         [PhaseStarted("confirm", 4), TrialStarted(0, 1, 2, A), TrialFinished(again, None)]
     )
     assert sum(state.trials.values()) == 0
-    assert state.trial_number is None
+    assert state.now.number is None
     assert state.done == 1
 
 
@@ -119,7 +119,7 @@ def test_the_best_is_what_the_search_and_the_confirm_phase_say_last() -> None:
 
 def test_the_reference_is_no_trial_either() -> None:
     state = state_after([PhaseStarted("search", 4), DriftRunStarted(A)])
-    assert state.configuration.startswith("baseline rerun: ")
+    assert state.now.configuration.startswith("baseline rerun: ")
 
 
 def test_the_time_left_follows_the_steps_and_the_clock() -> None:
