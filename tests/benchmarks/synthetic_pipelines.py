@@ -1,8 +1,9 @@
 """Made-up truths of a pipeline of three steps that share two cores, as tables to be searched.
 
-Every step has its own times. Executions slow each other down by pairs. What a server would count of each step is counted: batches, with the times
-that they took while others ran, and queues. Beside that, each step has an error that is new for
-every layout and largest batch, and each measurement has noise.
+Every step has its own times. Executions slow each other down by pairs. What a server would count of
+each step is counted: batches, with the times that they took while others ran, and queues. Beside
+that, each step has an error that is new for every layout and largest batch, and each measurement
+has noise.
 """
 
 from __future__ import annotations
