@@ -16,6 +16,7 @@ from optimizer.errors import UsageError
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.lent_calibration import read_prior
 from optimizer.search.surrogate.learnt_forecast import calibrated, with_trials
 from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.simulator.service_model import ServiceModel
@@ -125,8 +126,13 @@ class StudyReading:
 
     @cached_property
     def _learnt(self) -> ServiceModel:
+        return with_trials(self.calibrated, self.trials, self.searched.workload)
+
+    @cached_property
+    def calibrated(self) -> ServiceModel:
+        """Service times after the calibrate phase, with what another study has lent."""
         workload = self.searched.workload
-        return with_trials(calibrated(self.calibration, workload), self.trials, workload)
+        return calibrated(self.calibration, workload, read_prior(self.directory, workload))
 
 
 def read_study(results: Path, study: str) -> StudyReading:
