@@ -79,6 +79,9 @@ def run(
     enqueue: Literal["published"] | None = None,
     also_limits_ms: tuple[float, ...] = (),
     winner_tests: tuple[WinnerTest, ...] = (),
+    gpus: str | None = None,
+    slots: int | None = None,
+    max_disturbance_percent: float | None = None,
     results: str | Path = _RESULTS,
     cache: str | Path | None = None,
     watch: Watcher | None = None,
@@ -102,6 +105,12 @@ def run(
         enqueue: configurations that are measured first: those of the published benchmark.
         also_limits_ms: latency limits within which the cost is minimised too.
         winner_tests: what is measured of the best configuration besides, however short the run.
+        gpus: "all", or a comma-separated list of indices or UUIDs: a trial runs on each of these
+            GPUs at the same time.
+        slots: number of trials at the same time on a machine without GPUs, each on its own part of
+            the cores.
+        max_disturbance_percent: by which trials at the same time may slow each other down; above
+            it, the run goes on with one at a time. None only warns.
         results: folder of the studies.
         cache: folder of the artefact cache, or the URL of a shared one; None is this user's.
         watch: is called with every event.
@@ -122,6 +131,9 @@ def run(
         enqueue=enqueue,
         also_limits_ms=tuple(also_limits_ms),
         winner_tests=tuple(winner_tests),
+        gpus=gpus,
+        slots=slots,
+        max_disturbance_percent=max_disturbance_percent,
         results=Path(results),
         cache=cache,
     )

@@ -48,10 +48,17 @@ class Share(_Finite):
 
 
 class Percent(_Finite):
-    """Percent by which a figure may differ."""
+    """Percent by which a figure may differ, such as 10 or 10%."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True, max=1e6)
+    def __init__(self, most: float = 1e6) -> None:
+        super().__init__(min=0, min_open=True, max=most)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number, or fail with the rule."""
+        number = value.removesuffix("%") if isinstance(value, str) else value
+        return super().convert(number, param, ctx)
 
 
 COUNT = click.IntRange(min=1)

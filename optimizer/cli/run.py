@@ -12,6 +12,7 @@ from optimizer.cli.options import (
     COUNT,
     Duration,
     LatencyLimitMs,
+    Percent,
     Verbosity,
     run_options,
     seed_option,
@@ -76,6 +77,18 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option(
     "--with", "winner_tests", type=click.Choice(WINNER_TESTS), multiple=True,
     help="Also measure this of the best configuration, however short the run. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--gpus", metavar="all|0,2|UUID,...",
+    help="Run a trial on each of these GPUs at the same time, with the cores near it.",
+)  # fmt: skip
+@click.option(
+    "--slots", type=COUNT,
+    help="Run so many trials at the same time, each on its own part of the cores (without GPUs).",
+)  # fmt: skip
+@click.option(
+    "--max-disturbance", "max_disturbance_percent", type=Percent(100), metavar="PERCENT",
+    help="Go back to one trial at a time where trials slow each other down by more.",
 )  # fmt: skip
 @run_options
 def run(verbosity: Verbosity | None, **options: Any) -> int:

@@ -140,7 +140,7 @@ def _load_test(
     binary: Path | None,
     watch: Watcher,
 ) -> tuple[ServingConfig, tuple[GatedArtifact, ...], LoadTestResult]:
-    with context.session(watch) as (session, prepared):
+    with context.prepared_session(watch) as (session, prepared):
         config = prepared.space.config(prepared.space.baseline)
         watch(StepStarted(f"loading {describe(config)}"))
         served = session.serve(config, files_of(config, prepared.files))

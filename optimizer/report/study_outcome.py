@@ -11,7 +11,7 @@ from functools import cached_property
 
 from optimizer.analysis.lent_savings import LentSavings, lent_savings
 from optimizer.analysis.study_reading import StudyReading
-from optimizer.analysis.summary import ParetoEntry, StudySummary
+from optimizer.analysis.summary import DisturbanceSummary, ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.level_checks import capacity_basis
@@ -135,6 +135,8 @@ class StudyOutcome:
                 "trust a lower precision."
             )
         yield from _drift(summary)
+        if summary.disturbance is not None:
+            yield disturbance_sentence(summary.disturbance)
         if self.price_warning is not None:
             yield f"{_capitalised(self.price_warning)}."
 
@@ -232,6 +234,17 @@ def _drift(summary: StudySummary) -> Iterator[str]:
             "trials of different times differ by as much. Interleaved confirmation runs are not "
             "affected."
         )
+
+
+def disturbance_sentence(disturbance: DisturbanceSummary) -> str:
+    """Return whether trials at the same time slowed each other down."""
+    workers, slowdown = disturbance.workers, disturbance.largest_slowdown
+    if slowdown is None:
+        return f"Trials ran on {workers} workers at the same time, without notable disturbance."
+    return (
+        f"Trials ran on {workers} workers at the same time, and slowed each other down by up to "
+        f"{form.percent(slowdown)}: trials differ by as much. Confirmations ran alone."
+    )
 
 
 def lent_sentence(lent: LentSavings) -> str:

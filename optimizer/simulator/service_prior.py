@@ -26,12 +26,9 @@ class ServicePrior:
 
     @property
     def observations(self) -> tuple[ServiceObservation, ...]:
-        """The observations, as those of other hardware.
-
-        Which cores they shared is left out: cores there are not cores here.
-        """
+        """The observations, as those of other hardware."""
         return tuple(
-            replace(each, layout=replace(each.layout, elsewhere=True), cores=None, in_use=())
+            replace(each, layout=replace(each.layout, elsewhere=True))
             for each in self.service.observations
         )
 

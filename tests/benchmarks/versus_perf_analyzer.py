@@ -121,7 +121,7 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     def ignore(_: Event) -> None:
         pass
 
-    with context.session(ignore) as (session, prepared):
+    with context.prepared_session(ignore) as (session, prepared):
         config = prepared.space.config(prepared.space.baseline)
         served = session.serve(config, files_of(config, prepared.files))
         with context.levels(ignore) as levels, levels.on(served, config) as run:

@@ -138,4 +138,3 @@ def test_layouts_of_other_hardware_are_never_those_of_this_one() -> None:
     layout = execution_layout(model, SPACE.config(SPACE.baseline).server)
     assert layout in {o.layout for o in prior.service.observations}
     assert layout not in {o.layout for o in prior.observations}
-    assert all(o.cores is None and not o.in_use for o in prior.observations)

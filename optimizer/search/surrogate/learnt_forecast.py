@@ -60,7 +60,7 @@ def calibrated(
         variation = fit_variation(service, loads)
         if prior is not None:
             variation = prior.variation(service, variation)
-    return replace(service, variation=variation, shared_cores=service.cores)
+    return replace(service, variation=variation)
 
 
 def with_trials(
