@@ -83,15 +83,18 @@ def calibration_points(
 
 
 def _usual_count(space: SearchSpace, lent: Sequence[ServiceObservation]) -> int:
-    """Return the usual number of points: with other hardware, one for each scale to be learnt."""
+    """Return the usual number of points.
+
+    With other hardware these are the baseline, and one for each runtime and precision that it has
+    not run. The scales are learnt by the trials, which are of use in any case.
+    """
     one_each = len(space.models) > 1 and len(space.artifacts) == len(space.models)
     usual = PIPELINE_RUNS if one_each else CALIBRATION_RUNS
     if not lent:
         return usual
     learnt = {(o.layout.artifact.runtime, o.layout.artifact.precision) for o in lent}
-    scales = {spec.precision for spec in space.artifacts}
     unknown = {(spec.runtime, spec.precision) for spec in space.artifacts} - learnt
-    return min(usual, len(scales) + len(unknown))
+    return min(usual, 1 + len(unknown))
 
 
 def executed_points(space: SearchSpace, workload: Workload) -> NDArray[np.bool_]:
