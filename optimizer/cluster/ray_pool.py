@@ -158,14 +158,14 @@ class RayPool:
         self.watch(event)
 
     def _announce(self) -> None:
-        """Tell of the idle workers of which nobody has been told."""
+        """Tell of all workers that have run, where one of them is new."""
         if self._announced is None:
             return
-        idle = {each.slot.name: f"node {each.slot.node}" for each in self._actors.in_stage("idle")}
-        new = {name: node for name, node in idle.items() if name not in self._announced}
-        if new:
-            self._announced |= set(new)
-            self.watch(WorkersStarted(new))
+        opened = self._actors.in_stage("idle", "busy", "lost")
+        nodes = {each.slot.name: f"node {each.slot.node}" for each in opened}
+        if not set(nodes) <= self._announced:
+            self._announced |= set(nodes)
+            self.watch(WorkersStarted(nodes))
 
     def _tell_of_loss(self, member: Member, reason: str, task: Task | None = None) -> None:
         name = member.slot.name

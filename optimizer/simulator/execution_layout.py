@@ -78,12 +78,6 @@ def execution_layout(model: ModelServing, server: ServerOptions) -> ExecutionLay
     return ExecutionLayout(model.name, model.artifact, model.groups, variant, limit)
 
 
-def cores_of(model: ModelServing) -> float:
-    """Return the cores that an execution uses at most; 0 on a GPU."""
-    group = model.groups[0]
-    return 0.0 if group.kind == "KIND_GPU" else float(group.threads)
-
-
 def saturated_levels(
     space: ModelSpace, points: _Ints
 ) -> tuple[_Ints, list[tuple[ExecutionLayout, int]]]:
