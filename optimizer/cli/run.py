@@ -151,7 +151,8 @@ def _run_each(console: ResilientConsole, options: RunOptions, verbosity: Verbosi
     if result.comparison is not None:
         print_parts(console, comparison_parts(result.comparison))
     if result.studies:
+        names = " ".join(result.studies)
         print_sentence(
-            console, f"To rank their instance types: optimizer recommend {' '.join(result.studies)}"
+            console, f"To rank their instance types: python -m optimizer recommend {names}"
         )
     return max((error.exit_code for error in result.errors.values()), default=0)
