@@ -66,9 +66,9 @@ class WorkerLines:
         shown, rest = self._lines[: self._most], self._lines[self._most :]
         rows = Table.grid(padding=(0, 1))
         rows.add_column(min_width=8, no_wrap=True)
-        rows.add_column(no_wrap=True, overflow="ellipsis")
+        rows.add_column()  # which may be narrowed, as one of whole lines may not
         for line in shown:
-            rows.add_row(line.name, Text(_worker_text(line)))
+            rows.add_row(line.name, Text(_worker_text(line), no_wrap=True, overflow="ellipsis"))
         yield rows
         if rest:
             busy = sum(line.number is not None for line in rest)

@@ -136,7 +136,7 @@ class StudyOutcome:
             )
         yield from _drift(summary)
         if summary.disturbance is not None:
-            yield _disturbance(summary.disturbance)
+            yield disturbance_sentence(summary.disturbance)
         if self.price_warning is not None:
             yield f"{_capitalised(self.price_warning)}."
 
@@ -236,7 +236,7 @@ def _drift(summary: StudySummary) -> Iterator[str]:
         )
 
 
-def _disturbance(disturbance: DisturbanceSummary) -> str:
+def disturbance_sentence(disturbance: DisturbanceSummary) -> str:
     """Return whether trials at the same time slowed each other down."""
     workers, slowdown = disturbance.workers, disturbance.largest_slowdown
     if slowdown is None:

@@ -175,12 +175,16 @@ class RunState:
     def _watch_workers(self, event: WorkersStarted | WorkerEvent | WorkerLost) -> None:
         match event:
             case WorkersStarted(locations):
-                self.workers = {name: RunningWorker(own) for name, own in locations.items()}
+                self.workers = {
+                    name: self.workers.get(name, RunningWorker(own))
+                    for name, own in locations.items()
+                }
             case WorkerEvent(name, number, own):
                 self._of_worker(name, number).watch(own)
             case WorkerLost(name):
-                self.workers[name].losses += 1
-                self.workers[name].measurement = None
+                worker = self._worker(name)
+                worker.losses += 1
+                worker.measurement = None
 
     def time_left(self) -> TimeLeft:
         """Return the remaining time of the phase, unless it ends early."""
@@ -215,14 +219,17 @@ class RunState:
         if event.expected is not None:
             self.now.expected = expectation_text(event.expected)
         if event.worker:
-            self.workers[event.worker].measurement = self.now
+            self._worker(event.worker).measurement = self.now
 
     def _begin(self, configuration: str) -> None:
         self.now = CurrentMeasurement(configuration, doing=self.now.doing)
 
+    def _worker(self, name: str) -> RunningWorker:
+        return self.workers.setdefault(name, RunningWorker(""))
+
     def _of_worker(self, name: str, number: int) -> CurrentMeasurement:
         """Return what a worker measures: its trial, or a run of the baseline."""
-        measurement = self.workers[name].measurement
+        measurement = self._worker(name).measurement
         if measurement is None or measurement.number != number:
             measurement = self.now
         return measurement

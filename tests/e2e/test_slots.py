@@ -25,6 +25,7 @@ pytestmark = [
     ),
 ]
 SLOTS = ("--slots", 2)
+_PATIENCE_SECONDS = 150.0
 PARAMETERS = {
     "runtime": ["onnxruntime"],
     "precision": ["fp32"],
@@ -63,14 +64,14 @@ def test_the_loss_of_a_worker_and_of_the_coordinator_costs_no_trial(
 ) -> None:
     killed = start(space, *SLOTS)
     # The baseline is measured alone; then both workers have a trial.
-    killed.wait_for("  3/3 on ")
+    killed.wait_for("  3/3 on ", _PATIENCE_SECONDS)
     servers = killed.marked.servers()
     assert len({tuple(server.cpu_affinity()) for server in servers}) == 2, "a core for each"
     assert study_status(study.root.parent, "tiny").disturbance is not None
     [lost, *_] = workers_of(killed)
     lost.kill()
-    killed.wait_for("was lost: its process ended with signal SIGKILL")
-    wait_until(lambda: len(records_of(study)) == 3, "all trials")
+    killed.wait_for("was lost: its process ended with signal SIGKILL", _PATIENCE_SECONDS)
+    wait_until(lambda: len(records_of(study)) == 3, "all trials", _PATIENCE_SECONDS)
     assert max(len(record.workers) for record in records_of(study)) == 2, "one ran again"
     before = content_of(study)
     killed.kill()
@@ -93,7 +94,7 @@ def test_ctrl_c_ends_both_workers_and_the_whole_machine_does_not_go_on_with_thei
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
     optimizer = start(space, *SLOTS)
-    optimizer.wait_for("  3/3 on ")
+    optimizer.wait_for("  3/3 on ", _PATIENCE_SECONDS)
     assert (len(workers_of(optimizer)), len(optimizer.marked.servers())) == (2, 2)
     optimizer.process.send_signal(signal.SIGINT)
     assert optimizer.wait() == 130, optimizer.errors
