@@ -64,7 +64,7 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option(
     "--prior", callback=_study_name, metavar="STUDY",
     help="Take the service times of a study of the same models on other hardware, up to a scale, "
-    "which leaves few calibration runs.",
+    "which leaves hardly any calibration runs.",
 )  # fmt: skip
 @click.option(
     "--enqueue", type=click.Choice(["published"]),
