@@ -19,9 +19,10 @@ from optimizer.workload.streams import Workload
 
 CALIBRATION_RUNS = 7
 
-PIPELINE_RUNS = 3
-"""Calibration runs where each of several models has one artefact: little is to be learnt of each,
-and every run shows all of them."""
+_RUNS_OF_SEVERAL_MODELS = 3
+_RUNS_OF_FURTHER_ARTIFACT = 2
+"""Calibration runs where there are several models, at most `CALIBRATION_RUNS`: every run shows all
+of them, and a further artefact of one shows at its smallest and at its largest batch."""
 
 LIGHT_RUNS = 3
 """Calibration runs that have a light load; in the others it is not worth its time."""
@@ -88,8 +89,10 @@ def _usual_count(space: SearchSpace, lent: Sequence[ServiceObservation]) -> int:
     With other hardware these are the baseline, and one for each runtime and precision that it has
     not run. The scales are learnt by the trials, which are of use in any case.
     """
-    one_each = len(space.models) > 1 and len(space.artifacts) == len(space.models)
-    usual = PIPELINE_RUNS if one_each else CALIBRATION_RUNS
+    usual, models = CALIBRATION_RUNS, len(space.models)
+    if models > 1:
+        further = _RUNS_OF_FURTHER_ARTIFACT * (len(space.artifacts) - models)
+        usual = min(usual, _RUNS_OF_SEVERAL_MODELS + further)
     if not lent:
         return usual
     learnt = {(o.layout.artifact.runtime, o.layout.artifact.precision) for o in lent}
