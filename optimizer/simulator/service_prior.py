@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from optimizer.simulator.execution_layout import ExecutionLayout
-from optimizer.simulator.service_curve import ServiceVariation
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation
 
@@ -32,21 +32,21 @@ class ServicePrior:
             for each in self.service.observations
         )
 
-    def variation(self, service: ServiceModel, fitted: ServiceVariation) -> ServiceVariation:
-        """Return a variation with the wake-up times of runtimes that no light load here has shown.
+    def scaled(self, service: ServiceModel, shown: Collection[str]) -> ServiceModel:
+        """Return service times here with the wake-up times of the other hardware, to scale.
 
         Args:
-            service: service times here, which tell the scale.
-            fitted: by the light loads here.
+            service: by all that was observed here, which tells the scale.
+            shown: runtimes whose wake-up times light loads here have shown, and which keep them.
         """
-        shown = {runtime for runtime, _ in fitted.wake_ms}
         layouts = {each.layout.artifact.runtime: each.layout for each in self.service.observations}
-        lent = [
+        own = tuple(wake for wake in service.variation.wake_ms if wake[0] in shown)
+        lent = tuple(
             (runtime, ms * self._slowdown(service, layouts[runtime]))
             for runtime, ms in self.service.variation.wake_ms
             if runtime not in shown and runtime in layouts
-        ]
-        return replace(fitted, wake_ms=(*fitted.wake_ms, *lent))
+        )
+        return replace(service, variation=replace(service.variation, wake_ms=(*own, *lent)))
 
     def _slowdown(self, service: ServiceModel, layout: ExecutionLayout) -> float:
         return math.exp(service.log_ms(layout, 1) - self.service.log_ms(layout, 1))

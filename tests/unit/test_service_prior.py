@@ -61,8 +61,7 @@ def test_one_run_of_each_precision_brings_the_times_of_other_hardware_to_scale()
     for seed in range(5):
         truth = affine_truth(seed)
         prior = prior_of(truth)
-        points = calibration_points(SPACE, lent=prior.observations)
-        own = observed(slower(truth), points)
+        own = observed(slower(truth), calibration_points(SPACE, 2, prior.observations))
         lent.append(np.abs(errors(ServiceModel((*own, *prior.observations)), slower(truth))))
         alone.append(np.abs(errors(ServiceModel(own), slower(truth))))
     assert np.median(lent) < 0.12
@@ -70,19 +69,20 @@ def test_one_run_of_each_precision_brings_the_times_of_other_hardware_to_scale()
     assert np.median(alone) > 3 * np.median(lent)
 
 
-def test_fewer_runs_are_chosen_and_each_precision_is_among_them() -> None:
-    prior = prior_of(affine_truth(0))
-    points = calibration_points(SPACE, lent=prior.observations)
-    assert points[0] == SPACE.baseline
-    assert len(points) == len(SLOWER) < CALIBRATION_RUNS
-    precisions = {SPACE.config(point).models[0].artifact.precision for point in points}
-    assert precisions == set(SLOWER)
+def test_the_baseline_is_enough_and_a_second_run_is_of_the_other_precision() -> None:
+    lent = prior_of(affine_truth(0)).observations
+    assert calibration_points(SPACE, lent=lent) == [SPACE.baseline]
+    precisions = [
+        SPACE.config(point).models[0].artifact.precision
+        for point in calibration_points(SPACE, len(SLOWER), lent)
+    ]
+    assert {*precisions} == {*SLOWER}
 
 
 def test_what_the_other_hardware_has_not_run_is_run_here() -> None:
     other = [o for o in prior_of(affine_truth(0)).observations if _runtime(o) == "onnxruntime"]
     points = calibration_points(SPACE, lent=other)
-    assert len(points) == len(SLOWER) + 2
+    assert len(points) == 1 + len(SLOWER) < CALIBRATION_RUNS
     artifacts = [SPACE.config(point).models[0].artifact for point in points]
     assert {spec.precision for spec in artifacts if spec.runtime == "openvino"} == set(SLOWER)
 
@@ -124,8 +124,9 @@ def test_wake_up_times_that_were_not_seen_here_are_lent_to_scale() -> None:
     truth = affine_truth(0)
     prior = prior_of(truth, ServiceVariation(0.3, (("onnxruntime", 1.0), ("openvino", 0.5))))
     own = observed(lambda *at: 3 * truth(*at), calibration_points(SPACE))
-    service = ServiceModel((*own, *prior.observations))
-    lent = prior.variation(service, ServiceVariation(0.2, (("onnxruntime", 7.0),)))
+    fitted = ServiceVariation(0.2, (("onnxruntime", 7.0), ("openvino", 99.0)))
+    service = ServiceModel((*own, *prior.observations), fitted)
+    lent = prior.scaled(service, {"onnxruntime"}).variation
     assert lent.spread == 0.2
     wakes = dict(lent.wake_ms)
     assert wakes["onnxruntime"] == 7.0

@@ -58,9 +58,26 @@ def calibrated(
     ]
     if loads:
         variation = fit_variation(service, loads)
-        if prior is not None:
-            variation = prior.variation(service, variation)
     return replace(service, variation=variation)
+
+
+def to_scale(
+    service: ServiceModel, prior: ServicePrior | None, calibration: Iterable[TrialRecord]
+) -> ServiceModel:
+    """Return service times with what other hardware tells of light loads, in the scale of these.
+
+    Args:
+        calibration: the runs here, whose light loads count for more.
+    """
+    if prior is None:
+        return service
+    shown = {
+        model.artifact.runtime
+        for record in calibration
+        if record.measurement is not None and len(record.measurement.levels) > 1
+        for model in executing(record.config)
+    }
+    return prior.scaled(service, shown)
 
 
 def with_trials(
@@ -163,11 +180,12 @@ class LearntForecast:
                     own.cached_levels[len(base.cached_levels) :],
                 )
         shown = [self._shown[record.number] for record in trials]
-        return replace(
+        service = replace(
             base,
             observations=(*base.observations, *(x for own, _ in shown for x in own)),
             cached_levels=(*base.cached_levels, *(x for _, own in shown for x in own)),
         )
+        return to_scale(service, self._prior, self._calibration)
 
     @cached_property
     def _shown(
