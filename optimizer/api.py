@@ -75,9 +75,13 @@ def run(
     sampler: str | None = None,
     storage: str | None = None,
     warm_start: str | None = None,
+    prior: str | None = None,
     enqueue: Literal["published"] | None = None,
     also_limits_ms: tuple[float, ...] = (),
     winner_tests: tuple[WinnerTest, ...] = (),
+    gpus: str | None = None,
+    slots: int | None = None,
+    max_disturbance_percent: float | None = None,
     results: str | Path = _RESULTS,
     cache: str | Path | None = None,
     watch: Watcher | None = None,
@@ -96,11 +100,19 @@ def run(
             `also_limits_ms` or a pipeline.
         storage: URL of a study database; None is a journal file in the study's folder.
         warm_start: name of a study in `results` whose still-valid results are reused.
+        prior: name of a study in `results`, of the same models on other hardware, whose service
+            times are taken over up to a scale.
         enqueue: configurations that are measured first: those of the published benchmark.
         also_limits_ms: latency limits within which the cost is minimised too.
         winner_tests: what is measured of the best configuration besides, however short the run.
+        gpus: "all", or a comma-separated list of indices or UUIDs: a trial runs on each of these
+            GPUs at the same time.
+        slots: number of trials at the same time on a machine without GPUs, each on its own part of
+            the cores.
+        max_disturbance_percent: by which trials at the same time may slow each other down; above
+            it, the run goes on with one at a time. None only warns.
         results: folder of the studies.
-        cache: folder of the artefact cache; None is this user's.
+        cache: folder of the artefact cache, or the URL of a shared one; None is this user's.
         watch: is called with every event.
 
     Raises:
@@ -115,11 +127,15 @@ def run(
         sampler=sampler,
         storage=storage,
         warm_start=warm_start,
+        prior=prior,
         enqueue=enqueue,
         also_limits_ms=tuple(also_limits_ms),
         winner_tests=tuple(winner_tests),
+        gpus=gpus,
+        slots=slots,
+        max_disturbance_percent=max_disturbance_percent,
         results=Path(results),
-        cache=Path(cache) if cache is not None else None,
+        cache=cache,
     )
     result = run_study(options, watch or _ignore)
     return Study(result.directory.root)
@@ -150,7 +166,7 @@ def measure(
         second_opinion: another tool that measures the same level.
         seed: of the arrivals.
         results: folder of the studies; files are written to STUDY/measured/NUMBER below it.
-        cache: folder of the artefact cache; None is this user's.
+        cache: folder of the artefact cache, or the URL of a shared one; None is this user's.
         watch: is called with every event.
 
     Raises:
@@ -166,7 +182,7 @@ def measure(
         second_opinion=second_opinion,
         seed=seed,
         results=Path(results),
-        cache=Path(cache) if cache is not None else None,
+        cache=cache,
     )
     return MeasuredConfiguration(opened, measure_configuration(options, watch or _ignore))
 

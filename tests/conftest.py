@@ -48,6 +48,7 @@ WITHOUT_LOAD = {
     "test_server_launcher.py",
     "test_serving.py",
     "test_several_models.py",
+    "test_team.py",
     "test_text_classification.py",
     "test_winner.py",
 }

@@ -16,9 +16,11 @@ from optimizer.errors import UsageError
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.surrogate.learnt_forecast import calibrated, with_trials
+from optimizer.search.lent_calibration import read_prior
+from optimizer.search.surrogate.learnt_forecast import calibrated, to_scale, with_trials
 from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.simulator.service_model import ServiceModel
+from optimizer.simulator.service_prior import ServicePrior
 from optimizer.study.decision import ConfirmedCapacity, Decision, decide
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.files import read_start
@@ -125,8 +127,18 @@ class StudyReading:
 
     @cached_property
     def _learnt(self) -> ServiceModel:
-        workload = self.searched.workload
-        return with_trials(calibrated(self.calibration, workload), self.trials, workload)
+        service = with_trials(self.calibrated, self.trials, self.searched.workload)
+        return to_scale(service, self._prior, self.calibration)
+
+    @cached_property
+    def calibrated(self) -> ServiceModel:
+        """Service times after the calibrate phase, with what another study has lent."""
+        service = calibrated(self.calibration, self.searched.workload, self._prior)
+        return to_scale(service, self._prior, self.calibration)
+
+    @cached_property
+    def _prior(self) -> ServicePrior | None:
+        return read_prior(self.directory, self.searched.workload)
 
 
 def read_study(results: Path, study: str) -> StudyReading:

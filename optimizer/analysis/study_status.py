@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from optimizer.analysis.summary import SummaryEntry, entry, read_summary
 from optimizer.errors import DamagedStudyError, UsageError
+from optimizer.measurement.disturbance import DisturbanceCheck
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.study.decision import Decision, stored_decision
 from optimizer.study.directory import StudyDirectory
@@ -33,6 +34,7 @@ class StudyStatus:
         best: what the records recommend, confirmed or not.
         confirmed: the same as the summary has it, None where it is unconfirmed.
         search_ended: why the search has ended, where it has.
+        disturbance: latest check, None where trials did not run at the same time.
     """
 
     name: str
@@ -42,6 +44,7 @@ class StudyStatus:
     best: BestSoFar | None
     confirmed: SummaryEntry | None
     search_ended: str | None
+    disturbance: DisturbanceCheck | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -78,6 +81,7 @@ def study_status(results: Path, study: str) -> StudyStatus:
         best=best,
         confirmed=entry(won.candidate) if won is not None else None,
         search_ended=_stop_reason(directory, list(trials.values()), decision),
+        disturbance=next(reversed(directory.disturbance.read()), None),
     )
 
 

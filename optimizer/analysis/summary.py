@@ -19,6 +19,7 @@ from optimizer.configuration.serving_config import describe
 from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_json
 from optimizer.measurement.cost import Candidate, Price
+from optimizer.measurement.disturbance import NOTABLE_SLOWDOWN, DisturbanceCheck
 from optimizer.measurement.host_share import HostTiming
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import Outcome, TrialRecord
@@ -107,6 +108,31 @@ class MachineDrift:
 
 
 @dataclass(frozen=True)
+class DisturbanceSummary:
+    """How much trials at the same time slowed each other down, over all checks.
+
+    Attributes:
+        workers: at the same time, at most.
+        checks: how often it was measured.
+        largest_slowdown: share of its rate alone that the slowest worker lost; None where no loss
+            was notable.
+    """
+
+    workers: int
+    checks: int
+    largest_slowdown: float | None
+
+    @classmethod
+    def of(cls, checks: Sequence[DisturbanceCheck]) -> DisturbanceSummary | None:
+        """Return the summary of some checks; None without one."""
+        if not checks:
+            return None
+        notable = [check.slowdown for check in checks if check.is_above(NOTABLE_SLOWDOWN)]
+        most = max(len(check.together) for check in checks)
+        return cls(most, len(checks), max(notable, default=None))
+
+
+@dataclass(frozen=True)
 class AccuracyFigures:
     """Accuracy of an artefact's outputs; `max_abs_error` is None where an output is not finite."""
 
@@ -163,6 +189,7 @@ class StudySummary:
         baseline, best, equal_cost: confirmed figures only. `equal_cost` begins with the best.
         wall_seconds: of the run that ended the study.
         pareto: of a study of several limits, None of others.
+        disturbance: of a study whose trials ran at the same time, None of others.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -188,14 +215,16 @@ class StudySummary:
     building_seconds: float = 0.0
     overhead_seconds_per_trial_median: float = 0.0
     pareto: tuple[ParetoEntry, ...] | None = None
+    disturbance: DisturbanceSummary | None = None
     wall_seconds: float = 0.0
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of summary.json in plain JSON values."""
         content = asdict(self)
-        if self.pareto is None:
-            del content["pareto"]
+        for name in ("pareto", "disturbance"):
+            if content[name] is None:
+                del content[name]
         return content
 
     def is_current(self, trials: Sequence[TrialRecord], decision: Decision) -> bool:

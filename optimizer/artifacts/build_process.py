@@ -28,7 +28,7 @@ from optimizer.artifacts.build_jobs import (
 )
 from optimizer.artifacts.build_messages import Job, JobProgress, Reply
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
-from optimizer.artifacts.cache import CacheEntry
+from optimizer.artifacts.cache import ArtifactCache, CacheEntry
 from optimizer.artifacts.engines.build_locations import reap_builds
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.serving_config import ArtifactSpec
@@ -43,7 +43,7 @@ class BuildProcess:
     """Build artefacts one at a time, from one thread; a context manager.
 
     Args:
-        cache_root: directory of the artefact cache.
+        cache: the artefact cache.
         log: file that the child's output and tracebacks are appended to.
         threads: CPU threads of torch.
         timeout_s: longest time of one call; an engine's own time limit is added to it.
@@ -52,20 +52,20 @@ class BuildProcess:
 
     def __init__(
         self,
-        cache_root: Path,
+        cache: ArtifactCache,
         log: Path,
         threads: int,
         timeout_s: float = 3600.0,
         engines: EngineSettings | None = None,
     ) -> None:
-        self._cache_root = cache_root
+        self._cache = cache
         self._log = log
         self._threads = threads
         self._timeout_s = timeout_s
         self._engines = engines
         self._busy = False
         self._child: subprocess.Popen[bytes] | None = None
-        self._connection: Connection[Job[object], Reply | JobProgress] | None = None
+        self._connection: Connection[Job[object] | ArtifactCache, Reply | JobProgress] | None = None
 
     def prepare_model(
         self,
@@ -179,7 +179,7 @@ class BuildProcess:
             raise reply.error
         return cast(_Value, reply.value)
 
-    def _connected(self) -> Connection[Job[object], Reply | JobProgress]:
+    def _connected(self) -> Connection[Job[object] | ArtifactCache, Reply | JobProgress]:
         if self._child is not None and self._child.poll() is not None:
             self.close()
         if self._connection is None:
@@ -200,12 +200,11 @@ class BuildProcess:
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         module = "optimizer.artifacts.build_process_child"
-        arguments = [str(child_end.fileno()), str(self._cache_root)]
         with child_end, storage_errors(self._log):
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("ab") as log:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, *arguments],
+                    [sys.executable, "-P", "-m", module, str(child_end.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -214,6 +213,8 @@ class BuildProcess:
                     # Ctrl-C in the terminal reaches this process alone, which ends the child.
                     start_new_session=True,
                 )
+        # Not among the arguments: the address of a shared cache may have a password.
+        own_end.send(self._cache)
         self._connection = own_end
 
     def _exit_text(self) -> str:
@@ -227,7 +228,7 @@ class BuildProcess:
 
 
 def _reply(
-    connection: Connection[Job[object], Reply | JobProgress],
+    connection: Connection[Job[object] | ArtifactCache, Reply | JobProgress],
     on_progress: ReportProgress,
     timeout_s: float,
 ) -> Reply | None:

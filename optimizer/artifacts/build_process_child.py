@@ -1,11 +1,11 @@
 """The child process of `BuildProcess`.
 
-    python -m optimizer.artifacts.build_process_child FD CACHE_ROOT
+    python -m optimizer.artifacts.build_process_child FD
 
-Takes jobs from the connection FD and replies to each. It ends, even in the middle of a build, when
-the connection closes, as the kernel does for a parent that is killed, and when its parent has
-changed, since another process may have inherited the parent's end. A parent-death signal does not
-serve: it is sent when the thread that started the child ends.
+Takes the artefact cache and then jobs from the connection FD, and replies to each job. It ends,
+even in the middle of a build, when the connection closes, as the kernel does for a parent that is
+killed, and when its parent has changed, since another process may have inherited the parent's end.
+A parent-death signal does not serve: it is sent when the thread that started the child ends.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 import sys
 import threading
 from multiprocessing.connection import Connection
-from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from optimizer.artifacts.build_messages import Job, JobProgress, Reply, answer
 from optimizer.artifacts.cache import ArtifactCache
@@ -28,8 +28,8 @@ def main() -> None:
     """Reply to jobs until the parent is gone."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("optimizer").setLevel(logging.INFO)
-    connection: Connection[Reply | JobProgress, Job[object]] = Connection(int(sys.argv[1]))
-    cache = ArtifactCache(Path(sys.argv[2]))
+    connection: Connection[Reply | JobProgress, Any] = Connection(int(sys.argv[1]))
+    cache: ArtifactCache = connection.recv()
     jobs: SimpleQueue[Job[object]] = SimpleQueue()
     # Progress may be reported on another thread.
     send_lock = threading.Lock()
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _receive(
-    connection: Connection[Reply | JobProgress, Job[object]], jobs: SimpleQueue[Job[object]]
+    connection: Connection[Reply | JobProgress, Any], jobs: SimpleQueue[Job[object]]
 ) -> None:
     parent = os.getppid()
     try:

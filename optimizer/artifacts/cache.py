@@ -25,6 +25,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from optimizer.artifacts.shared_cache import SharedCache
 from optimizer.errors import RequirementError, storage_errors
 
 Key = Mapping[str, object]
@@ -74,10 +75,17 @@ class ArtifactCache:
 
     Args:
         root: directory of the entries; created when needed.
+        shared: entries of other hosts, which are fetched before they are built, and receive what is
+            built here; None without any.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shared: SharedCache | None = None) -> None:
         self.root = root
+        self.shared = shared
+
+    def __str__(self) -> str:
+        shared = f", shared at {self.shared.shown}" if self.shared is not None else ""
+        return f"{self.root}{shared}"
 
     @property
     def timings(self) -> Path:
@@ -107,13 +115,13 @@ class ArtifactCache:
         The facts that `build` returns are stored with the files.
 
         Raises:
-            StorageError: when the cache cannot be written.
+            StorageError: when the cache, or the shared one, cannot be used.
         """
         final = self.root / key_digest(key)
         with storage_errors(self.root):
-            built = not (final / "manifest.json").exists()
-            if built:
-                self._build(key, build, final)
+            built = not (final / "manifest.json").exists() and self._add(key, build, final)
+            if self.shared is not None:
+                self.shared.store(final.name, final)
             with suppress(OSError):  # a read-only cache cannot store the time of use
                 os.utime(final / "manifest.json")
             return _read(final, built=built)
@@ -154,17 +162,18 @@ class ArtifactCache:
         """Return a name that is recognised as remains once this process has ended."""
         return self.root / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
-    def _build(self, key: Key, build: Callable[[Path], Facts | None], final: Path) -> None:
+    def _add(self, key: Key, build: Callable[[Path], Facts | None], final: Path) -> bool:
+        """Add an entry; return whether it had to be built."""
         self._remove_remains()
         temporary = self._temporary_path()
-        (temporary / "files").mkdir(parents=True)
         try:
-            started = time.monotonic()
-            facts = build(temporary / "files")
-            _write_manifest(temporary, key, time.monotonic() - started, facts or {})
+            fetched = self.shared is not None and _fetch(self.shared, key, temporary)
+            if not fetched:
+                _build(key, build, temporary)
             _publish(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        return not fetched
 
     def _remove_remains(self) -> None:
         for path in self.root.glob(f"{_prefix()}*"):
@@ -215,6 +224,22 @@ def file_digest(path: Path) -> str:
 def _digest(path: Path, _state: FileState) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetch(shared: SharedCache, key: Key, entry: Path) -> bool:
+    """Fetch an entry; return False, and leave nothing of it, where that cannot be."""
+    (entry / "files").mkdir(parents=True)
+    fetched = shared.fetch(key_digest(key), key, entry)
+    if not fetched:
+        shutil.rmtree(entry)
+    return fetched
+
+
+def _build(key: Key, build: Callable[[Path], Facts | None], entry: Path) -> None:
+    (entry / "files").mkdir(parents=True)
+    started = time.monotonic()
+    facts = build(entry / "files")
+    _write_manifest(entry, key, time.monotonic() - started, facts or {})
 
 
 def _prefix() -> str:

@@ -15,6 +15,7 @@ import click
 
 from optimizer import __version__
 from optimizer.cli.interruption import Interrupted, discard_output, is_closed_output
+from optimizer.cli.process_title import hide_passwords
 from optimizer.errors import OptimizerError, StorageError
 
 INTERRUPTED = 130
@@ -100,6 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     0 done; 1 done, nothing met the limits; 2 a mistake in what was given; 3 the machine lacks
     something; 4 the run could not continue; 5 `verify` found drift; 130 interrupted, resumable.
     """
+    if arguments is None:
+        hide_passwords()
     for number in _SIGNALS:
         # nohup has the hang-up signal ignored.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
-from optimizer.artifacts.cache import ArtifactCache, StoredEntry
+from optimizer.artifacts.cache import StoredEntry
 from optimizer.cli.options import Duration, cache_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_table
-from optimizer.commands.run_context import cache_folder
+from optimizer.commands.run_context import artifact_cache
 from optimizer.report.table import table_of
 
 _MIB = 2**20
@@ -25,9 +24,9 @@ _MIB = 2**20
     help="Remove what no run has used for this time, such as 720h. No run may be active.",
 )  # fmt: skip
 @cache_option
-def cache(cache: Path | None, unused_seconds: float | None) -> None:
+def cache(cache: str | None, unused_seconds: float | None) -> None:
     """List the artefact cache: built graphs, engines and reference outputs."""
-    stored = ArtifactCache(cache_folder(cache))
+    stored = artifact_cache(cache)
     entries = stored.entries()
     if unused_seconds is not None:
         oldest = time.time() - unused_seconds

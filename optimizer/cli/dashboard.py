@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from optimizer.cli.interruption import until_interrupted
-from optimizer.cli.options import results_option
+from optimizer.cli.options import results_option, storage_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_line
 from optimizer.cli.watchers import PlainLines
@@ -21,7 +21,7 @@ from optimizer.study.dashboard.server import HOST
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
     help="Port on 127.0.0.1; 0 takes any that is free.",
 )  # fmt: skip
-@click.option("--storage", help="URL of the study's database. Default: its journal file.")
+@storage_option
 @results_option
 def dashboard(**options: Any) -> None:
     """Show STUDY in optuna-dashboard until Ctrl-C. It can only be opened on this machine.

@@ -13,7 +13,7 @@ from optimizer.cli.options import cache_option, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.commands.doctor import examine
 from optimizer.commands.doctor.checks import Examination, State
-from optimizer.commands.run_context import cache_folder
+from optimizer.commands.run_context import artifact_cache
 from optimizer.errors import RequirementError
 
 _COLOURS: dict[State, str] = {"ok": "green", "missing": "red", "unknown": "yellow"}
@@ -24,12 +24,12 @@ _CAN_RUN: dict[State, str] = {"ok": "yes", "missing": "no", "unknown": "unknown"
 @click.command()
 @results_option
 @cache_option
-def doctor(results: Path, cache: Path | None) -> int:
+def doctor(results: Path, cache: str | None) -> int:
     """Check what this machine can run and what to install.
 
     Nothing is changed, downloaded or started.
     """
-    examination = examine(cache_folder(cache), results.absolute())
+    examination = examine(artifact_cache(cache).root, results.absolute())
     show_examination(OutputConsole(), examination)
     return 0 if examination.can_serve else RequirementError.exit_code
 

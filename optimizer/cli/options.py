@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import click
 
+from optimizer.cli.process_title import CACHE_VARIABLE, STORAGE_VARIABLE
 from optimizer.fleet.price_rules import Accepted
 from optimizer.space_file.section import duration_seconds
 
@@ -46,10 +48,17 @@ class Share(_Finite):
 
 
 class Percent(_Finite):
-    """Percent by which a figure may differ."""
+    """Percent by which a figure may differ, such as 10 or 10%."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True, max=1e6)
+    def __init__(self, most: float = 1e6) -> None:
+        super().__init__(min=0, min_open=True, max=most)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number, or fail with the rule."""
+        number = value.removesuffix("%") if isinstance(value, str) else value
+        return super().convert(number, param, ctx)
 
 
 COUNT = click.IntRange(min=1)
@@ -99,6 +108,12 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
     return settings
 
 
+def _storage(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
+    # The servers that this process starts execute the code of models, and need no password.
+    os.environ.pop(STORAGE_VARIABLE, None)
+    return url
+
+
 Verbosity = Literal["quiet", "verbose"]
 """How much is printed, where it is not the default."""
 
@@ -142,8 +157,14 @@ results_option = click.option(
     help="Folder of the studies.",
 )  # fmt: skip
 cache_option = click.option(
-    "--cache", type=click.Path(path_type=Path), envvar="OPTIMIZER_CACHE",
-    help="Folder of the artefact cache. Also set by OPTIMIZER_CACHE.",
+    "--cache", envvar=CACHE_VARIABLE, metavar="FOLDER|URL",
+    help="Folder of the artefact cache, or URL of one that hosts share, such as "
+    f"s3://BUCKET/FOLDER. Also set by {CACHE_VARIABLE}.",
+)  # fmt: skip
+storage_option = click.option(
+    "--storage", envvar=STORAGE_VARIABLE, callback=_storage, metavar="URL",
+    help="URL of a study database, such as postgresql://USER@HOST/DATABASE. Also set by "
+    f"{STORAGE_VARIABLE}. Default: the journal file in the study's folder.",
 )  # fmt: skip
 
 run_options = _in_order(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,11 +12,13 @@ from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_line, print_parts, print_path, print_sentence, print_table
 from optimizer.cli.watchers import PlainLines
 from optimizer.commands.published_benchmark import PublishedBenchmark, replay_published_benchmark
-from optimizer.commands.replay import Replay, open_table, replay_table
+from optimizer.commands.replay import Replay, lent_by, open_table, replay_table
 from optimizer.configuration.serving_config import describe
+from optimizer.errors import UsageError
 from optimizer.fleet.published_claims import PUBLISHED, PUBLISHED_DEMAND, PUBLISHED_LIMIT_MS
 from optimizer.report.benchmark_tables import benchmark_parts, claims_table
-from optimizer.search.samplers import SAMPLERS
+from optimizer.search.samplers import CALIBRATED, SAMPLERS
+from optimizer.simulator.service_prior import ServicePrior
 
 _TOLERANCE = 0.05
 """Share of the best capacity within which single measurements do not distinguish two points."""
@@ -32,10 +35,20 @@ _TOLERANCE = 0.05
     "--workers", type=COUNT, default=1, show_default=True,
     help="Configurations that are measured at the same time, on as many machines.",
 )  # fmt: skip
+@click.option(
+    "--prior", metavar="TABLE", help="Take the service times of this table, of the same models on "
+    "other hardware, up to a scale; and show what that saves.",
+)  # fmt: skip
 @seed_option("sampler and noise")
 @results_option
 def replay(
-    table: str, sampler: str, trials: int | None, workers: int, seed: int, results: Path
+    table: str,
+    sampler: str,
+    trials: int | None,
+    workers: int,
+    prior: str | None,
+    seed: int,
+    results: Path,
 ) -> int:
     """Search TABLE without a server: a file that `record` wrote, or the name of a shipped table.
 
@@ -48,9 +61,20 @@ def replay(
         return 0
     recorded = open_table(table)
     budget = trials or len(recorded.space.search_space)
-    result = replay_table(recorded, sampler, seed, budget, PlainLines(console), workers=workers)
+    lent = _lent(prior, sampler, seed)
+    search = partial(replay_table, recorded, sampler, seed, budget, workers=workers)
+    result = search(PlainLines(console), prior=lent)
     print_line(console, "\n" + replay_text(result))
+    if lent is not None:
+        print_line(console, savings_text(lent.study, result, search(lambda _: None)))
     return 0 if result.best is not None else 1
+
+
+def _lent(table: str | None, sampler: str, seed: int) -> ServicePrior | None:
+    if table is not None and sampler not in CALIBRATED:
+        others = ", ".join(sorted(CALIBRATED))
+        raise UsageError(f"--prior: must be left out but with --sampler {others}; got {sampler}")
+    return lent_by(open_table(table), seed) if table is not None else None
 
 
 def _show_published(console: OutputConsole, benchmark: PublishedBenchmark) -> None:
@@ -85,4 +109,20 @@ def replay_text(result: Replay) -> str:
         lines.append(f"  within {_TOLERANCE:.0%} of it after {first[0]} trials, {first[1]:.0f} s")
     else:
         lines.append(f"  no trial came within {_TOLERANCE:.0%} of it")
+    return "\n".join(lines)
+
+
+def savings_text(lender: str, lent: Replay, alone: Replay) -> str:
+    """Return what the service times of another table save.
+
+    Args:
+        lender: study of the other table.
+        alone: the same search without them.
+    """
+    calibration_seconds = alone.calibration_seconds - lent.calibration_seconds
+    lines = [f"by the service times of {lender}, {calibration_seconds:.0f} s of calibration saved"]
+    for title, each in (("with them", lent), ("without", alone)):
+        first = each.first_within(_TOLERANCE)
+        reached = f"{first[0]} trials, {first[1]:.0f} s" if first is not None else "not reached"
+        lines.append(f"  within {_TOLERANCE:.0%} of the best, {title}: {reached}")
     return "\n".join(lines)

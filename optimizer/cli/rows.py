@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
@@ -36,6 +37,49 @@ class LabelledRows:
         draw = _beside if options.max_width >= WIDE else _before
         for row in self._rows:
             yield draw(*row)
+
+
+@dataclass(frozen=True)
+class WorkerLine:
+    """One of several workers, and the trial that it runs.
+
+    Attributes:
+        number: of the trial; None where the worker is idle.
+        losses: how often the worker was lost.
+    """
+
+    name: str
+    number: int | None = None
+    configuration: str = ""
+    doing: str = ""
+    losses: int = 0
+
+
+class WorkerLines:
+    """Workers, one a line that is cut off where it is too long; the last line counts the others."""
+
+    def __init__(self, lines: Sequence[WorkerLine], most: int) -> None:
+        self._lines = lines
+        self._most = most if len(lines) <= most else max(0, most - 1)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown, rest = self._lines[: self._most], self._lines[self._most :]
+        rows = Table.grid(padding=(0, 1))
+        rows.add_column(min_width=8, no_wrap=True)
+        rows.add_column()  # which may be narrowed, as one of whole lines may not
+        for line in shown:
+            rows.add_row(line.name, Text(_worker_text(line), no_wrap=True, overflow="ellipsis"))
+        yield rows
+        if rest:
+            busy = sum(line.number is not None for line in rest)
+            yield Text(f"and {len(rest)} more workers, {busy} of them with a trial", style="dim")
+
+
+def _worker_text(line: WorkerLine) -> str:
+    losses = f"; lost {line.losses} time{'s' if line.losses > 1 else ''}" if line.losses else ""
+    if line.number is None:
+        return f"idle{losses}"
+    return f"trial {line.number}, {line.doing or 'starting'}{losses}: {line.configuration}"
 
 
 def bars_for(options: ConsoleOptions) -> str:

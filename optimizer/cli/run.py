@@ -12,9 +12,11 @@ from optimizer.cli.options import (
     COUNT,
     Duration,
     LatencyLimitMs,
+    Percent,
     Verbosity,
     run_options,
     seed_option,
+    storage_option,
 )
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.output import ResilientConsole
@@ -54,12 +56,15 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     help="Sampler that proposes configurations. Default: guided, or tpe with --also-limit or for a "
     "pipeline.",
 )  # fmt: skip
-@click.option(
-    "--storage", help="URL of a study database. Default: a journal file in the study's folder."
-)
+@storage_option
 @click.option(
     "--warm-start", callback=_study_name, metavar="STUDY",
     help="Reuse the still-valid results of another study.",
+)  # fmt: skip
+@click.option(
+    "--prior", callback=_study_name, metavar="STUDY",
+    help="Take the service times of a study of the same models on other hardware, up to a scale, "
+    "which leaves hardly any calibration runs.",
 )  # fmt: skip
 @click.option(
     "--enqueue", type=click.Choice(["published"]),
@@ -72,6 +77,18 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option(
     "--with", "winner_tests", type=click.Choice(WINNER_TESTS), multiple=True,
     help="Also measure this of the best configuration, however short the run. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--gpus", metavar="all|0,2|UUID,...",
+    help="Run a trial on each of these GPUs at the same time, with the cores near it.",
+)  # fmt: skip
+@click.option(
+    "--slots", type=COUNT,
+    help="Run so many trials at the same time, each on its own part of the cores (without GPUs).",
+)  # fmt: skip
+@click.option(
+    "--max-disturbance", "max_disturbance_percent", type=Percent(100), metavar="PERCENT",
+    help="Go back to one trial at a time where trials slow each other down by more.",
 )  # fmt: skip
 @run_options
 def run(verbosity: Verbosity | None, **options: Any) -> int:

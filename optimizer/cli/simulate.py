@@ -22,7 +22,7 @@ from optimizer.commands.simulate import (
 from optimizer.configuration.serving_config import describe
 from optimizer.report import number_formats as form
 from optimizer.report.table import Table, table_of
-from optimizer.simulator.prediction import PredictedBatcher, PredictedLevel
+from optimizer.simulator.predicted_values import PredictedBatcher, PredictedLevel
 
 _LEAST_SHARE = 0.01
 """Of the inferences: batch sizes that had less share a row."""

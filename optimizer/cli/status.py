@@ -19,19 +19,22 @@ from optimizer.cli.output import OutputConsole
 from optimizer.cli.rows import (
     LabelledRows,
     Row,
+    WorkerLine,
+    WorkerLines,
     bars_for,
     left_text,
     level_rows,
     trials_row,
 )
 from optimizer.cli.terminal import TerminalTable, print_line
-from optimizer.report.number_formats import MISSING, clock, count, rate, usd
+from optimizer.report.number_formats import MISSING, clock, count, percent, rate, usd
 from optimizer.report.table import table_of
 from optimizer.study.event_text import outcome_name, regret_text
-from optimizer.study.progress_file import BestSoFar, CurrentTrial, Progress
+from optimizer.study.progress_file import BestSoFar, CurrentTrial, Progress, WorkerProgress
 from optimizer.study.run_state import TimeLeft
 
 _SECONDS_BETWEEN = 2.0
+_MOST_WORKERS = 64
 
 
 @click.command()
@@ -128,6 +131,11 @@ class Detail:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(_headline(self._study, self._now), style="bold")
         yield LabelledRows(_rows(self._study, self._now, bars_for(options)))
+        progress = self._study.progress
+        if progress is not None:
+            if self._study.state == "running" and progress.workers:
+                yield WorkerLines([_worker(each) for each in progress.workers], _MOST_WORKERS)
+            yield LabelledRows(_latest(progress))
 
 
 def _headline(study: StudyStatus, now: float) -> str:
@@ -172,18 +180,32 @@ def _rows(study: StudyStatus, now: float, bars: str) -> Iterator[Row]:
         yield trials_row(progress.capacities, bars)
     if study.state == "running" and progress is not None:
         yield from _running(progress, now, bars)
+    if study.disturbance is not None:
+        share = f"{percent(study.disturbance.slowdown)} lost by the slowest worker"
+        yield "together", f"{study.disturbance.text} ({share})", ""
     if study.state != "running" and study.search_ended is not None:
         yield "search", f"ended: {study.search_ended}", ""
-    if progress is not None:
-        for n, line in enumerate(progress.events):
-            yield "latest" if n == 0 else "", line.strip(), "dim"
+
+
+def _latest(progress: Progress) -> Iterator[Row]:
+    for n, line in enumerate(progress.events):
+        yield "latest" if n == 0 else "", line.strip(), "dim"
+
+
+def _worker(worker: WorkerProgress) -> WorkerLine:
+    now = worker.now
+    if now is None:
+        return WorkerLine(worker.name, losses=worker.losses)
+    return WorkerLine(worker.name, now.number, now.configuration, now.doing, worker.losses)
 
 
 def _running(progress: Progress, now: float, bars: str) -> Iterator[Row]:
-    if progress.now is None:
-        yield "now", progress.doing, ""
-    else:
-        yield from _current(progress.now, progress.doing, now, bars)
+    # The lines of the workers show what each of them measures.
+    if not any(worker.now is not None for worker in progress.workers):
+        if progress.now is None:
+            yield "now", progress.doing, ""
+        else:
+            yield from _current(progress.now, progress.doing, now, bars)
     if progress.gap is not None:
         yield "potential", regret_text(progress.gap), ""
 

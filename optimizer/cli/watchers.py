@@ -19,6 +19,8 @@ from optimizer.cli.rows import (
     WIDE,
     LabelledRows,
     Row,
+    WorkerLine,
+    WorkerLines,
     bars_for,
     left_text,
     level_rows,
@@ -34,7 +36,7 @@ from optimizer.study.event_text import (
     warnings_of,
 )
 from optimizer.study.events import ArtifactReady, Event, Note, TrialFinished, Watcher
-from optimizer.study.run_state import RunState
+from optimizer.study.run_state import CurrentMeasurement, RunState
 
 _STYLES = {"ok": "green", "infeasible": "yellow", "bounded": "dim", "failed": "red"}
 _RECENT = 8
@@ -145,6 +147,7 @@ class LiveView:
         return [
             *self._latest_notes(notes),
             self._progress(options.max_width),
+            *([WorkerLines(lines, 2 + levels)] if (lines := self._worker_lines) else []),
             LabelledRows(self._rows(bars_for(options), levels)),
         ]
 
@@ -154,13 +157,8 @@ class LiveView:
     def _rows(self, bars: str, levels: int) -> Iterator[Row]:
         """Yield the current trial with its latest levels, the best one, and the potential."""
         state = self._state
-        doing = f"; {state.doing}" if state.configuration else state.doing
-        yield "now", state.configuration + doing, ""
-        if state.expected:
-            yield "expected", state.expected, "dim"
-        yield from level_rows(
-            state.levels, state.warnings, state.rates, state.p95s_ms, bars, levels
-        )
+        if not self._worker_lines:
+            yield from self._now(bars, levels)
         if state.best is not None:
             best = f"{describe(state.best.config)}: {state.best.figures}"
             yield "best", best, "bold green"
@@ -168,6 +166,27 @@ class LiveView:
             yield trials_row(state.capacities, bars)
         if state.regret_bound is not None:
             yield "potential", regret_text(state.regret_bound), ""
+
+    @property
+    def _worker_lines(self) -> list[WorkerLine]:
+        """The workers, where there are several and they do not wait for a run of the baseline."""
+        workers = self._state.workers
+        if not any(each.measurement is not None for each in workers.values()):
+            return []
+        return [
+            WorkerLine(name, own.number, own.configuration, own.doing, worker.losses)
+            for name, worker in workers.items()
+            for own in [worker.measurement or CurrentMeasurement()]
+        ]
+
+    def _now(self, bars: str, levels: int) -> Iterator[Row]:
+        """Yield what is measured, where that is one configuration."""
+        now = self._state.now
+        doing = f"; {now.doing}" if now.configuration else now.doing
+        yield "now", now.configuration + doing, ""
+        if now.expected:
+            yield "expected", now.expected, "dim"
+        yield from level_rows(now.levels, now.warnings, now.rates, now.p95s_ms, bars, levels)
 
     def _progress(self, width: int) -> RenderableType:
         state = self._state

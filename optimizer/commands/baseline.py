@@ -47,7 +47,7 @@ class BaselineOptions:
     ramp: bool = False
     seed: int = 0
     results: Path = Path("results")
-    cache: Path | None = None
+    cache: Path | str | None = None
 
 
 @dataclass(frozen=True)

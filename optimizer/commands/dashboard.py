@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
@@ -28,7 +28,7 @@ class DashboardOptions:
 
     study: str
     port: int = 8080
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)  # may have a password
     results: Path = Path("results")
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.analysis.study_reading import StudyReading, read_study
-from optimizer.artifacts.cache import ArtifactCache
 from optimizer.commands.bundle_serving import (
     BundleHost,
     ServerSettings,
@@ -20,7 +19,7 @@ from optimizer.commands.bundle_serving import (
     served_bundle,
 )
 from optimizer.commands.platforms import refuse_unfit, write_platform
-from optimizer.commands.run_context import cache_folder
+from optimizer.commands.run_context import artifact_cache
 from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import (
@@ -97,7 +96,7 @@ class ExportOptions:
     server: ServerSettings | None = None
     examples: bool = True
     results: Path = Path("results")
-    cache: Path | None = None
+    cache: Path | str | None = None
     base: Path | None = None
 
 
@@ -125,7 +124,7 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
     target = options.target.absolute()
     with _work_folder(target) as work:
         watch(StepStarted(f"writing {describe(config)}"))
-        cache = ArtifactCache(cache_folder(options.cache))
+        cache = artifact_cache(options.cache)
         artifacts = StudyArtifacts(study, cache, work / "staging")
         source = ExportSource(
             study=study,

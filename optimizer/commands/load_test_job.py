@@ -72,7 +72,7 @@ class JobRun:
 
     job: LoadTestJob
     space: Space
-    cache: Path | None
+    cache: Path | str | None
     seed: int
     ends_at: float | None
 

@@ -12,7 +12,7 @@ from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import search_protocol
 from optimizer.commands.run_context import (
     RunContext,
-    cache_folder,
+    artifact_cache,
     open_point,
     require_machine,
     with_log,
@@ -62,7 +62,7 @@ class MeasureOptions:
     second_opinion: Literal["perf_analyzer"] | None = None
     seed: int = 0
     results: Path = Path("results")
-    cache: Path | None = None
+    cache: Path | str | None = None
 
     def __post_init__(self) -> None:
         """Check that the options go together."""
@@ -120,7 +120,7 @@ def measure_configuration(options: MeasureOptions, watch: Watcher) -> MeasureRes
     folder = options.results.absolute() / space.study / "measured"
     with StudyDirectory(folder).locked():
         directory = StudyDirectory(folder / f"{_next_number(folder):05}")
-        cache = cache_folder(options.cache)
+        cache = artifact_cache(options.cache)
         context = RunContext(space, directory, cache, slot, machine, options.seed)
         try:
             with with_log(directory, watch) as log:
@@ -140,7 +140,7 @@ def _load_test(
     binary: Path | None,
     watch: Watcher,
 ) -> tuple[ServingConfig, tuple[GatedArtifact, ...], LoadTestResult]:
-    with context.session(watch) as (session, prepared):
+    with context.prepared_session(watch) as (session, prepared):
         config = prepared.space.config(prepared.space.baseline)
         watch(StepStarted(f"loading {describe(config)}"))
         served = session.serve(config, files_of(config, prepared.files))

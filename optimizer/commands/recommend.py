@@ -70,7 +70,7 @@ class RecommendOptions:
     instance_types: tuple[str, ...] = ()
     json: Path | None = None
     results: Path = Path("results")
-    cache: Path | None = None
+    cache: Path | str | None = None
 
     def __post_init__(self) -> None:
         """Check that the options go together."""

@@ -30,7 +30,7 @@ class RecordOptions:
     space: Path
     seed: int = 0
     results: Path = Path("results")
-    cache: Path | None = None
+    cache: Path | str | None = None
 
 
 @dataclass(frozen=True)

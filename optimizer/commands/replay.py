@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,11 +16,14 @@ from optimizer.fleet.published_claims import PUBLISHED
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.lent_calibration import prior_of
 from optimizer.search.loop import SearchLoop
 from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.recorded.virtual_pool import VirtualPool
+from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
+from optimizer.simulator.service_prior import ServicePrior
 from optimizer.space_file.reader import Budget
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.directory import StudyDirectory
@@ -28,6 +31,7 @@ from optimizer.study.events import Event, TrialFinished, Watcher
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.search_status import SearchEnd, SearchStatus
+from optimizer.study.trial_records import measured_record
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def open_table(name: str) -> RecordedTable:
     raise UsageError(f"TABLE must be a file or one of {names}; got {name!r}")
 
 
-def replay_table(
+def replay_table(  # noqa: PLR0913 - one argument for each option of the command
     table: RecordedTable,
     sampler: str,
     seed: int,
@@ -93,6 +97,7 @@ def replay_table(
     watch: Watcher,
     enough: float | None = None,
     workers: int = 1,
+    prior: ServicePrior | None = None,
 ) -> Replay:
     """Search a table as `run` would have searched the machine; no files are left.
 
@@ -100,6 +105,7 @@ def replay_table(
         trials: budget of the search.
         enough: end the search at the first trial whose true share is at least 1 - enough.
         workers: trials that are measured at the same time, each on a machine like the recorded one.
+        prior: service times on other hardware; None without any.
     """
     space = table.space
     context = recorded_context(space)
@@ -127,6 +133,7 @@ def replay_table(
             CapacityProtocol(),
             seed,
             serves_parts=False,
+            prior=prior,
         )
         strategy = strategies.calibrated(sampler, evaluator, directory, watch)
         calibration_seconds = evaluator.seconds
@@ -138,6 +145,20 @@ def replay_table(
             loop = SearchLoop(study, searched, pool, directory, history, context, watch_trials)
             ended = loop.run(Budget(trials, math.inf), advise)
     return Replay(table, tuple(replayed), calibration_seconds, ended)
+
+
+def lent_by(table: RecordedTable, seed: int) -> ServicePrior | None:
+    """Return what the calibration of a table, and its baseline, lend to another table's search."""
+    space, context = table.space.search_space, recorded_context(table.space)
+    evaluator = RecordedEvaluator(table, np.random.default_rng(seed))
+    records = []
+    for number, point in enumerate(calibration_points(space)):
+        # The baseline is a trial, and the next points have a light load too.
+        measure = evaluator.calibrate if 1 <= number <= LIGHT_RUNS else evaluator.saturate
+        config = space.config(point)
+        record = measured_record(number, config, measure(config, context.slot), context)
+        records.append(replace(record, origin=table.space.study))
+    return prior_of(records, table.space.workload)
 
 
 def recorded_context(space: RecordedSpace) -> StudyContext:

@@ -26,7 +26,6 @@ from optimizer.report.study_page import study_page
 from optimizer.report.study_report import StudyReport, finalists
 from optimizer.search.level_runner import concurrency
 from optimizer.search.surrogate.idle_models import open_rows
-from optimizer.search.surrogate.learnt_forecast import calibrated
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.posterior import LogForecast, Posterior
 from optimizer.simulator.forecast import Forecast, Forecaster
@@ -69,7 +68,7 @@ def report_study(results: Path, study: str, seed: int = 0) -> ReportResult:
 
 def _report(study: StudyReading, seed: int) -> StudyReport:
     searched, today = study.searched, datetime.now(UTC)
-    service = calibrated(study.calibration, searched.workload)
+    service = study.calibrated
     forecaster = forecaster_of(searched.search_space, searched.workload, concurrency, seed)
     # Before the search, if the study was calibrated.
     forecast = forecaster.forecast(service) if service.observations else None

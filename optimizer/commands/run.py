@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
 from optimizer.analysis.summary import (
+    DisturbanceSummary,
     LoadRuns,
     StudySummary,
     summarise,
     write_summary,
 )
+from optimizer.cluster.disturbance import CheckedSlots
+from optimizer.cluster.local_slots import LocalSlots
 from optimizer.commands.finished_study import finished_summary
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import require_one_limit, search_protocol
-from optimizer.commands.run_context import RunContext, open_run, open_space, warn_of_space_file
+from optimizer.commands.run_context import (
+    RunContext,
+    open_run,
+    open_space,
+    require_machine,
+    warn_of_space_file,
+)
 from optimizer.commands.sampler_choice import Strategies
+from optimizer.commands.worker import (
+    OpenServedWorker,
+    chosen_slots,
+    idle_gpus_note,
+    require_space_of_slot,
+)
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -33,9 +50,11 @@ from optimizer.export.bundle.repository import (
 )
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine
+from optimizer.machine.slots import MachineSlots, Slot
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.lent_calibration import lend, lending_study, read_prior
 from optimizer.search.loop import SearchLoop
 from optimizer.search.prepared import Prepared
 from optimizer.search.published_grid import published_positions
@@ -45,7 +64,8 @@ from optimizer.search.winner_phase import (
     WinnerTest,
     reserved_seconds,
 )
-from optimizer.search.worker_pool import InlinePool
+from optimizer.search.worker_pool import InlinePool, WorkerPool
+from optimizer.simulator.service_prior import ServicePrior
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
@@ -81,13 +101,17 @@ class RunOptions:
     timeout_seconds: float | None = None
     seed: int = 0
     sampler: str | None = None
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)  # may have a password
     warm_start: str | None = None
+    prior: str | None = None
     enqueue: Literal["published"] | None = None
     also_limits_ms: tuple[float, ...] = ()
     winner_tests: tuple[WinnerTest, ...] = ()
+    gpus: str | None = None
+    slots: int | None = None
+    max_disturbance_percent: float | None = None
     results: Path = Path("results")
-    cache: Path | None = None
+    cache: Path | str | None = None
 
     @property
     def chosen_sampler(self) -> str:
@@ -112,15 +136,25 @@ class RunResult:
 def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     """Start or resume a study, and run it to its end."""
     started = time.monotonic()
-    space = _with_options(open_space(options.space), options)
+    slots = _slots(options)
+    read = open_space(options.space, hardware=slots.hardware if slots is not None else None)
+    space = _with_options(read, options)
+    if slots is not None:
+        require_space_of_slot(space, slots)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
+    lender = None
+    if options.prior is not None:
+        sampler = options.chosen_sampler
+        lender = lending_study(options.results, options.prior, sampler, space.content)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
-    def check(machine: Machine) -> None:
+    def require(space: Space) -> tuple[Slot, Machine]:
+        slot, machine = require_machine(space, slots)
         require_packages(space, SAMPLER_PACKAGES[options.chosen_sampler])
         if options.warm_start is not None and not directory.trials.read_all():
             _require_reusable(options.results, options.warm_start, space, machine)
+        return slot, machine
 
     with open_run(
         space,
@@ -129,16 +163,32 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         _REMEDY.format(directory.name),
         seed=options.seed,
         extra_limits_ms=options.extra_limits_ms,
-        check=check,
-    ) as context:
+        require=require,
+    ) as opened:
+        context = replace(opened, slots=slots)
+        if lender is not None:
+            lend(lender, directory)
         summary = finished_summary(
             directory, space.budget, options.chosen_sampler, options.winner_tests
         )
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
+            if slots is None and (note := idle_gpus_note(space)) is not None:
+                watch_all(note)
             summary = _Study(options, context, watch_all).run(started)
             return RunResult(directory, summary, was_finished=False)
+
+
+def _slots(options: RunOptions) -> MachineSlots | None:
+    """Return the slots for trials at the same time; None where trials run one at a time."""
+    slots = chosen_slots(options.gpus, options.slots)
+    if options.max_disturbance_percent is not None and slots is None:
+        raise UsageError(
+            "--max-disturbance: needs trials at the same time, by --gpus or --slots 2 or more; got "
+            f"{options.max_disturbance_percent:g}"
+        )
+    return slots
 
 
 def _with_options(space: Space, options: RunOptions) -> Space:
@@ -197,10 +247,29 @@ class _Study:
         self._context = run.study_context
         self._watch = watch
         self._templates = shipped("model_repository_templates")
+        self._require_lease: Callable[[], None] = lambda: None
 
     def run(self, started: float) -> StudySummary:
         """Run all phases; return the summary that was written."""
         warn_of_space_file(self._space, self._watch)
+        with self._leased():
+            return self._run_leased(started)
+
+    @contextmanager
+    def _leased(self) -> Iterator[None]:
+        """Be the only coordinator of a study in a database, from whichever folder it is run."""
+        if self._options.storage is None:
+            yield
+            return
+        # It imports SQLAlchemy, which no other run needs.
+        from optimizer.study.coordinator_lease import CoordinatorLease
+
+        storage, name = self._options.storage, self._space.study
+        with CoordinatorLease(storage, name, self._watch) as lease:
+            self._require_lease = lease.require
+            yield
+
+    def _run_leased(self, started: float) -> StudySummary:
         # A storage that cannot be opened is an error before the artefacts are built.
         strategies = self._strategies(self._space.search_space, History({}))
         strategy = strategies.uncalibrated(self._options.chosen_sampler)
@@ -238,7 +307,7 @@ class _Study:
         return TrialFiles(
             shown,
             lambda config: config_texts(config, files_of(config, prepared.files), self._templates),
-            self._directory.server_log,
+            self._directory.server_log_of,
             self._watch,
         )
 
@@ -255,16 +324,20 @@ class _Study:
         )
         write_searched(self._directory, searched)
         write_source_cards(self._directory, self._space.models)
-        strategies = self._strategies(prepared.space, history)
+        prior = read_prior(self._directory, self._space.workload)
+        strategies = self._strategies(prepared.space, history, prior)
         strategy = strategies.calibrated(
             self._options.chosen_sampler, evaluator, self._directory, self._watch
         )
-        with self._open_study(prepared.space, strategy) as study:
+        with (
+            self._open_study(prepared.space, strategy) as study,
+            self._pool(evaluator, prepared) as pool,
+        ):
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
                 study,
                 prepared.space,
-                InlinePool(evaluator, self._context.slot),
+                pool,
                 self._directory,
                 history,
                 self._context,
@@ -275,6 +348,26 @@ class _Study:
             first = self._enqueued(prepared.space)
             budget = self._search_budget()
             return loop.run(budget, strategy.advise, spent_seconds, first, strategy.explain)
+
+    @contextmanager
+    def _pool(self, evaluator: LiveEvaluator, prepared: Prepared) -> Iterator[WorkerPool]:
+        """Yield the workers of the search: this process, or one on each slot."""
+        slots = self._run.slots.slots if self._run.slots is not None else ()
+        if len(slots) < 2:
+            yield InlinePool(evaluator, self._context.slot)
+            return
+        # The slot of this process is that of the first worker now.
+        evaluator.session.stop()
+        most = self._options.max_disturbance_percent
+        open_worker = OpenServedWorker(self._run, prepared.files)
+        with LocalSlots(open_worker, slots, self._watch) as workers:
+            yield CheckedSlots(
+                workers,
+                prepared.space.config(prepared.space.baseline),
+                self._directory,
+                self._watch,
+                most / 100 if most is not None else None,
+            )
 
     def _search_budget(self) -> Budget:
         """Return the budget without the time that is left for measuring the winner."""
@@ -312,7 +405,9 @@ class _Study:
         records = [r for r in other.trials.read_all().values() if r.config not in contradicted]
         return carried_over(records, name, prepared.space, self._space.price, self._space.demand)
 
-    def _strategies(self, space: SearchSpace, history: History) -> Strategies:
+    def _strategies(
+        self, space: SearchSpace, history: History, prior: ServicePrior | None = None
+    ) -> Strategies:
         return Strategies(
             space,
             self._space.workload,
@@ -320,10 +415,11 @@ class _Study:
             self._context,
             search_protocol(self._space, self._run.extra_limits_ms),
             self._options.seed,
+            prior=prior,
         )
 
     def _open_study(self, space: SearchSpace, strategy: Strategy) -> OptunaStudy:
-        return OptunaStudy(
+        study = OptunaStudy(
             self._space.study,
             self._directory.journal,
             self._options.storage,
@@ -332,6 +428,8 @@ class _Study:
             self._options.seed,
             objective_names(self._run.extra_limits_ms),
         )
+        study.require_lease = self._require_lease
+        return study
 
     def _confirm(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> Confirmed:
         phase = ConfirmPhase(evaluator, self._directory, self._context, self._watch)
@@ -397,6 +495,7 @@ class _Study:
             summary = replace(summary, pareto=front)
         return replace(
             summary,
+            disturbance=DisturbanceSummary.of(self._directory.disturbance.read()),
             wall_seconds=time.monotonic() - started,
             machine=self._run.machine_json,
         )

@@ -14,21 +14,25 @@ from typing import Any
 import numpy as np
 
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.shared_cache import SharedCache
 from optimizer.commands.called_models import source_from_server
 from optimizer.commands.hosts import launch_with, require_host
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
+from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.hosting import RemoteHost
 from optimizer.configuration.named_parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
 from optimizer.configuration.runtimes import HOSTED_PACKAGE, STEP_RUNTIMES
 from optimizer.configuration.search_space import SearchSpace
+from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import Mistake, SpaceChangedError, SpaceFileError, UsageError
 from optimizer.files.atomic import write_json
 from optimizer.fleet.price_list import price_list, price_warning, usual_prices
 from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
-from optimizer.machine.slots import Slot, local_hardware, local_slot
+from optimizer.machine.slots import MachineSlots, Slot, local_hardware, local_slot
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import PreparePhase
@@ -47,27 +51,32 @@ from optimizer.study.run_state import RunState
 from optimizer.study.warm_start import differences
 from optimizer.triton.deployed_pipeline import read_settings
 from optimizer.triton.model_config import wrong_field
-from optimizer.triton.session import ServingSession
+from optimizer.triton.session import ModelFiles, ServingSession
 
 
-def cache_folder(folder: Path | None) -> Path:
-    """Return the folder of the artefact cache, absolute.
+def artifact_cache(location: Path | str | None) -> ArtifactCache:
+    """Return the artefact cache in a folder, or this user's in front of a shared one at a URL.
 
-    None is this user's: OPTIMIZER_CACHE, or by the XDG base-directory specification.
+    None is OPTIMIZER_CACHE, or this user's folder by the XDG base-directory specification.
     """
-    if folder is None and (variable := os.environ.get("OPTIMIZER_CACHE")):
-        folder = Path(variable)
-    if folder is None:
-        root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        folder = Path(root) / "triton-cost-optimizer"
-    return folder.absolute()
+    location = location or os.environ.get("OPTIMIZER_CACHE")
+    if location is not None and "://" not in str(location):
+        return ArtifactCache(Path(location).absolute())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
+    shared = SharedCache(str(location)) if location is not None else None
+    return ArtifactCache(root / "triton-cost-optimizer", shared)
 
 
-def open_space(space: Path | Space, complete: CompleteSource = source_from_server) -> Space:
+def open_space(
+    space: Path | Space,
+    complete: CompleteSource = source_from_server,
+    hardware: Hardware | None = None,
+) -> Space:
     """Read a space file for this machine; return a space that was read already as it is.
 
     Args:
         complete: completes the sources of models that are deployed already.
+        hardware: that a trial has; None for that of the machine as a whole.
 
     Raises:
         SpaceFileError: with every mistake in the file.
@@ -76,8 +85,8 @@ def open_space(space: Path | Space, complete: CompleteSource = source_from_serve
     """
     if isinstance(space, Space):
         return space
-    prices, hardware = usual_prices(price_list()), local_hardware()
-    read = load_space(space, prices, hardware, read_settings, complete)
+    prices, own = usual_prices(price_list()), hardware or local_hardware()
+    read = load_space(space, prices, own, read_settings, complete)
     if mistakes := _wrong_fields(read.search_space, "parameters."):
         raise SpaceFileError(space, mistakes)
     return read
@@ -112,17 +121,20 @@ def _wrong_fields(space: SearchSpace, prefix: str) -> list[Mistake]:
     ]
 
 
-def require_machine(space: Space) -> tuple[Slot, Machine]:
+def require_machine(space: Space, slots: MachineSlots | None = None) -> tuple[Slot, Machine]:
     """Check that the space's host can serve it; return the slot and the fingerprint of the machine.
+
+    Args:
+        slots: of which a trial has one; None where it has the machine as a whole.
 
     Raises:
         RequirementError: the machine, the image or the server lacks something.
     """
     gpus = space.search_space.hardware.gpus
-    slot = local_slot(tuple(gpu.uuid for gpu in gpus))
+    slot = local_slot(tuple(gpu.uuid for gpu in gpus)) if slots is None else slots.first
     runtimes = sorted({spec.runtime for spec in space.search_space.artifacts})
     steps = [HOSTED_PACKAGE[name] for name in runtimes if name in STEP_RUNTIMES]
-    return slot, this_machine(require_host(space, slot), gpus, steps)
+    return slot, this_machine(require_host(space, slot), gpus, steps, slots)
 
 
 @dataclass(frozen=True)
@@ -130,18 +142,21 @@ class RunContext:
     """What serves and measures the configurations of a space, and where its files are kept.
 
     Attributes:
-        cache: folder of the artefact cache.
+        cache: the artefact cache.
         seed: of the arrivals.
+        slot: of everything that runs alone.
         extra_limits_ms: latency limits within which a capacity is measured too, ascending.
+        slots: that trials run on at the same time; None where they have the machine as a whole.
     """
 
     space: Space
     directory: StudyDirectory
-    cache: Path
+    cache: ArtifactCache
     slot: Slot
     machine: Machine
     seed: int = 0
     extra_limits_ms: tuple[float, ...] = ()
+    slots: MachineSlots | None = None
 
     @property
     def study_context(self) -> StudyContext:
@@ -173,16 +188,23 @@ class RunContext:
             RequirementError: where another process uses the slot's GPUs.
         """
         watch(Note(f"machine: {self.machine.summary}"))
+        if self.slots is not None:
+            watch(Note(f"trials at the same time: {self.slots.summary}"))
         watch(Note(self._cores_text()))
-        for command in clock_advice(self.slot.gpu_uuids):
+        for command in clock_advice(self._gpu_uuids):
             watch(Note(f"clocks are left as they are; steadier figures with: {command}"))
         watch(Note(f"results: {self.directory.root}; artefact cache: {self.cache}"))
+
+    @property
+    def _gpu_uuids(self) -> tuple[str, ...]:
+        slots = self.slots.slots if self.slots is not None else (self.slot,)
+        return tuple(uuid for slot in slots for uuid in slot.gpu_uuids)
 
     def _cores_text(self) -> str:
         if isinstance(self.space.host, RemoteHost):
             address = self.space.host.grpc
             return f"the server at {address} runs already: its use of its machine is not measured"
-        refuse_foreign_processes(self.slot.gpu_uuids)
+        refuse_foreign_processes(self._gpu_uuids)
         if self.slot.separated:
             return "server and load generator have their own cores"
         return "server and load generator share cores (fewer than four available)"
@@ -195,12 +217,18 @@ class RunContext:
             yield watch_all
 
     @contextmanager
-    def session(self, watch: Watcher) -> Iterator[tuple[ServingSession, Prepared]]:
+    def session(self) -> Iterator[ServingSession]:
+        """Yield what serves configurations on the slot; stop its server in the end."""
+        launcher, repository = launch_with(self.space.host, self.directory, self.cache.root)
+        gpus = self.space.search_space.hardware.gpus
+        with ServingSession(launcher, repository, self.slot, gpus) as session:
+            yield session
+
+    @contextmanager
+    def prepared_session(self, watch: Watcher) -> Iterator[tuple[ServingSession, Prepared]]:
         """Build and gate the artefacts of the space; yield the session that serves them."""
         space, directory = self.space, self.directory
-        launcher, repository = launch_with(space.host, directory, self.cache)
-        gpus = space.search_space.hardware.gpus
-        with ServingSession(launcher, repository, self.slot, gpus) as session:
+        with self.session() as session:
             with BuildProcess(
                 self.cache, directory.build_log, len(self.slot.cores), engines=space.engines
             ) as builder:
@@ -211,21 +239,31 @@ class RunContext:
     @contextmanager
     def evaluator(self, watch: Watcher) -> Iterator[tuple[LiveEvaluator, Prepared]]:
         """Prepare the space; yield what measures its configurations."""
+        with self.prepared_session(watch) as (session, prepared), self.levels(watch) as levels:
+            yield self.live_evaluator(session, levels, prepared.files, watch), prepared
+
+    def live_evaluator(
+        self,
+        session: ServingSession,
+        levels: LevelRunner,
+        files: Mapping[ArtifactSpec, ModelFiles],
+        watch: Watcher,
+    ) -> LiveEvaluator:
+        """Return what measures configurations that a session serves.
+
+        Args:
+            files: model files by artefact.
+        """
         workload, extra_limits_ms = self.space.workload, self.extra_limits_ms
-        with self.session(watch) as (session, prepared), self.levels(watch) as levels:
-            timing = protocols(self.space, self.slot, extra_limits_ms)
-            yield (
-                LiveEvaluator(
-                    session, levels, workload, prepared.files, timing, watch, extra_limits_ms
-                ),
-                prepared,
-            )
+        timing = protocols(self.space, self.slot, extra_limits_ms)
+        return LiveEvaluator(session, levels, workload, files, timing, watch, extra_limits_ms)
 
     @contextmanager
     def levels(self, watch: Watcher) -> Iterator[LevelRunner]:
         """Start a load client; yield what runs load levels with it."""
         with LoadClient(self.slot.client_cores) as client:
-            rng = np.random.default_rng(self.seed)
+            # Workers draw arrivals of their own.
+            rng = np.random.default_rng([self.seed, *self.slot.name.encode()])
             yield LevelRunner(client, self.space.workload, self.slot, rng, watch)
 
 
@@ -233,33 +271,32 @@ class RunContext:
 def open_run(
     space: Space,
     directory: StudyDirectory,
-    cache: Path | None,
+    cache: Path | str | None,
     remedy: str,
     *,
     seed: int = 0,
     extra_limits_ms: tuple[float, ...] | None = None,
-    check: Callable[[Machine], None] = lambda _: None,
+    require: Callable[[Space], tuple[Slot, Machine]] | None = None,
 ) -> Iterator[RunContext]:
     """Check the machine, lock the directory, and check that its space and machine are the same.
 
     Args:
-        cache: folder of the artefact cache, see `cache_folder`.
+        cache: location of the artefact cache, see `artifact_cache`.
         remedy: what to do about another space, the end of the message.
         extra_limits_ms: see `RunContext`; None where they do not distinguish a study.
-        check: further checks, before anything is written.
+        require: checks the machine before anything is written; by default `require_machine`.
 
     Raises:
         RequirementError: the machine, the image or the server lacks something.
         SpaceChangedError: the directory is of another space or machine.
         StudyBusyError: another process holds the directory.
     """
-    slot, machine = require_machine(space)
+    slot, machine = (require or require_machine)(space)
     require_packages(space)
-    check(machine)
     with directory.locked():
         require_same_space(directory, space, machine, remedy, extra_limits_ms)
         yield RunContext(
-            space, directory, cache_folder(cache), slot, machine, seed, extra_limits_ms or ()
+            space, directory, artifact_cache(cache), slot, machine, seed, extra_limits_ms or ()
         )
 
 

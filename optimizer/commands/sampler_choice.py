@@ -15,6 +15,7 @@ from optimizer.search.surrogate.idle_models import OpenRows
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
 from optimizer.simulator.calibration import cached_point, calibration_points, parts_alone
 from optimizer.simulator.network_forecast import forecaster_of
+from optimizer.simulator.service_prior import ServicePrior
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher
@@ -33,6 +34,7 @@ class Strategies:
         seed: of the sampler and the simulations.
         serves_parts: whether the evaluator measures some of the models alone; a recorded table has
             no such measurements.
+        prior: service times on other hardware; None without any.
     """
 
     space: SearchSpace
@@ -42,6 +44,7 @@ class Strategies:
     protocol: CapacityProtocol
     seed: int
     serves_parts: bool = True
+    prior: ServicePrior | None = None
 
     def uncalibrated(self, sampler: str) -> Strategy:
         """Return a strategy that learns from trials alone."""
@@ -59,7 +62,11 @@ class Strategies:
             return self.uncalibrated(sampler)
         phase = CalibratePhase(evaluator, directory, self.context, watch)
         # The first point is the baseline, which is also the first trial.
-        points = calibration_points(self.space)[1:]
+        lent = self.prior.observations if self.prior is not None else ()
+        points = calibration_points(self.space, lent=lent)[1:]
+        if self.prior is not None:
+            saved = len(calibration_points(self.space)) - 1 - len(points)
+            watch(Note(lent_text(self.prior, len(points), saved)))
         cached = cached_point(self.space, self.workload, self.space.baseline)
         if cached is not None and cached not in points:
             points.append(cached)
@@ -67,7 +74,7 @@ class Strategies:
         parts = [part for config in configs[:1] for part in parts_alone(config)]
         calibration = phase.run(configs, parts if self.serves_parts else [])
         forecaster = forecaster_of(self.space, self.workload, concurrency, self.seed)
-        learnt = LearntForecast(forecaster, calibration, self.workload)
+        learnt = LearntForecast(forecaster, calibration, self.workload, self.prior)
         opened = learnt.open_rows(self.space)
         for idle in opened.idle:
             watch(Note(idle.text))
@@ -80,3 +87,17 @@ class Strategies:
             self.space, self.history, forecast, self.context, self.protocol, self.seed, opened
         )
         return SAMPLERS[sampler](policy)
+
+
+def lent_text(prior: ServicePrior, runs: int, saved: int) -> str:
+    """Return what the service times of another study save in the calibrate phase.
+
+    Args:
+        runs: calibration runs that are still made.
+        saved: runs that are not.
+    """
+    return (
+        f"the service times of study {prior.study} are taken over up to a scale: "
+        f"{runs} calibration run{'s' if runs != 1 else ''} instead of {runs + saved}, which saves "
+        f"about {saved * prior.run_seconds:.0f} s (by the runs of that study)"
+    )

@@ -11,12 +11,8 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import floor_per_second
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.prediction import (
-    Loads,
-    PredictedCapacity,
-    PredictedLevel,
-    predict_capacity,
-)
+from optimizer.simulator.predicted_values import PredictedCapacity, PredictedLevel
+from optimizer.simulator.prediction import Loads, predict_capacity
 from optimizer.simulator.served_network import offered_streams, served_network
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.space_file.chosen_point import only_point

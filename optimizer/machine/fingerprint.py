@@ -16,6 +16,7 @@ from optimizer.configuration.hardware import Gpu, counted_gpus
 from optimizer.configuration.runtimes import RUNTIME_PACKAGE
 from optimizer.machine.cores import binding_quota, cores_text, total_memory_bytes, usable_cores
 from optimizer.machine.gpus import driver_version
+from optimizer.machine.slots import MachineSlots
 
 _CPU_FEATURES = (
     "avx2",
@@ -98,19 +99,25 @@ class Machine:
 
 
 def this_machine(
-    server: str, gpus: Sequence[Gpu] = (), more_packages: Sequence[str] = ()
+    server: str,
+    gpus: Sequence[Gpu] = (),
+    more_packages: Sequence[str] = (),
+    slots: MachineSlots | None = None,
 ) -> Machine:
     """Return the fingerprint of this machine with a server and the GPUs in use.
 
     Args:
         more_packages: that measurements depend on, besides those of the runtimes of models.
+        slots: of which a trial has one, whose cores and memory are then the machine's.
     """
     cpu, flags = _cpu()
     names = dict.fromkeys((*_PACKAGES, *more_packages))
     return Machine(
         cpu=cpu,
-        cores=len(usable_cores()),
-        memory_gib=round(total_memory_bytes() / 2**30),
+        cores=len(usable_cores()) if slots is None else len(slots.first.all_cores),
+        memory_gib=round(
+            total_memory_bytes() / 2**30 if slots is None else slots.hardware.memory_mib / 2**10
+        ),
         cpu_features=tuple(f for f in _CPU_FEATURES if f in flags),
         packages=tuple((name, v) for name in names if (v := _version(name))),
         python=platform.python_version(),
@@ -118,7 +125,7 @@ def this_machine(
         server=server,
         gpus=tuple(gpu.name for gpu in gpus),
         driver=driver_version() if gpus else None,
-        cpu_quota=binding_quota(),
+        cpu_quota=binding_quota() if slots is None else None,
     )
 
 

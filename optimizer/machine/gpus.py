@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pynvml
@@ -128,6 +128,55 @@ def present_gpus() -> tuple[Gpu, ...]:
         return tuple(map(_gpu, _handles()))
     except pynvml.NVMLError:
         return ()
+
+
+@dataclass(frozen=True)
+class GpuDevice:
+    """A GPU that a server can have for itself: a whole one, or a MIG instance.
+
+    Attributes:
+        index: as nvidia-smi lists it, such as "0"; "0:1" for MIG device 1 of GPU 0.
+        pci_address: as sysfs names it, such as "0000:3b:00.0".
+    """
+
+    gpu: Gpu
+    index: str
+    pci_address: str
+
+
+def gpu_devices() -> tuple[GpuDevice, ...]:
+    """Return the GPUs in the driver's order, and the MIG instances of those that are divided.
+
+    Raises:
+        RequirementError: without a driver.
+    """
+    try:
+        return tuple(
+            device
+            for number, handle in enumerate(_handles())
+            for device in _devices(number, handle)
+        )
+    except pynvml.NVMLError as error:
+        raise RequirementError(f"no NVIDIA driver answers ({error})") from error
+
+
+def _devices(number: int, handle: Any) -> Iterator[GpuDevice]:
+    domain, _, address = pynvml.nvmlDeviceGetPciInfo(handle).busId.lower().partition(":")
+    pci_address = f"{int(domain, 16):04x}:{address}"
+    whole = _gpu(handle)
+    if not _mig(handle):
+        yield GpuDevice(whole, str(number), pci_address)
+        return
+    for place in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        instance = _or_none(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, place)
+        if instance is not None:
+            gpu = replace(
+                whole,
+                uuid=str(pynvml.nvmlDeviceGetUUID(instance)),
+                name=str(pynvml.nvmlDeviceGetName(instance)),
+                memory_mib=pynvml.nvmlDeviceGetMemoryInfo(instance).total // _MIB,
+            )
+            yield GpuDevice(gpu, f"{number}:{place}", pci_address)
 
 
 @dataclass(frozen=True)

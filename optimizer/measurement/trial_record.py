@@ -11,6 +11,9 @@ from optimizer.measurement.level import ExtraLimit, Measurement
 
 SCHEMA_VERSION = 4
 
+ONLY_WORKER = "local"
+"""Name of the worker of a run that measures one configuration at a time."""
+
 Outcome = Literal["ok", "infeasible", "bounded", "failed"]
 """ok: limits met at some load. infeasible: missed even at the floor load, or accuracy missed.
 bounded: stopped once provably worse than the incumbent. failed: could not be measured."""
@@ -89,6 +92,11 @@ class TrialRecord:
     told_at_proposal: int | None = None
     told_position: int | None = None
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def worker(self) -> str:
+        """The worker that measured it, where there were several; else empty."""
+        return self.workers[-1] if self.workers and self.workers[-1] != ONLY_WORKER else ""
 
     @property
     def unmeasured(self) -> bool:

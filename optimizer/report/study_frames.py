@@ -20,7 +20,7 @@ from optimizer.configuration.serving_config import (
 from optimizer.measurement.cost import Score
 from optimizer.measurement.level import LoadLevel, Measurement, ServerSplit, StreamLevel
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.simulator.prediction import PredictedLevel
+from optimizer.simulator.predicted_values import PredictedLevel
 from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.pipeline_times import PipelineTimes, composed_targets, pipeline_times
 from optimizer.workload.streams import Workload

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from optimizer.analysis.lent_savings import LentSavings, lent_savings
 from optimizer.analysis.study_reading import StudyReading
-from optimizer.analysis.summary import ParetoEntry, StudySummary
+from optimizer.analysis.summary import DisturbanceSummary, ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.level_checks import capacity_basis
@@ -77,6 +78,11 @@ class StudyOutcome:
         """What transports cost on the best, where that was measured."""
         return self.study.directory.transports.read(self.best.config if self.best else None)
 
+    def lent_text(self) -> Iterator[str]:
+        """Yield what the service times of another study have saved, where one lent them."""
+        if (savings := lent_savings(self.study)) is not None:
+            yield lent_sentence(savings)
+
     def headline(self) -> str:
         """Return the recommendation in one sentence."""
         best, searched = self.best, self.study.searched
@@ -129,6 +135,8 @@ class StudyOutcome:
                 "trust a lower precision."
             )
         yield from _drift(summary)
+        if summary.disturbance is not None:
+            yield disturbance_sentence(summary.disturbance)
         if self.price_warning is not None:
             yield f"{_capitalised(self.price_warning)}."
 
@@ -195,6 +203,7 @@ class StudyOutcome:
             *(Line(transports_sentence(each)) for each in [self.transports] if each is not None),
             Line(f"Price: {form.price_text(self.study.searched.price)}."),
             Line(self.course()),
+            *map(Line, self.lent_text()),
         ]
 
 
@@ -225,6 +234,31 @@ def _drift(summary: StudySummary) -> Iterator[str]:
             "trials of different times differ by as much. Interleaved confirmation runs are not "
             "affected."
         )
+
+
+def disturbance_sentence(disturbance: DisturbanceSummary) -> str:
+    """Return whether trials at the same time slowed each other down."""
+    workers, slowdown = disturbance.workers, disturbance.largest_slowdown
+    if slowdown is None:
+        return f"Trials ran on {workers} workers at the same time, without notable disturbance."
+    return (
+        f"Trials ran on {workers} workers at the same time, and slowed each other down by up to "
+        f"{form.percent(slowdown)}: trials differ by as much. Confirmations ran alone."
+    )
+
+
+def lent_sentence(lent: LentSavings) -> str:
+    """Return what the service times of another study have saved."""
+    here, there = lent.trials_to_best
+    trials = ""
+    if here is not None and there is not None:
+        trials = f"; the best was trial {here} of this study, and trial {there} of that one"
+    return (
+        f"The service times of study {lent.lender} were taken over up to a scale: "
+        f"{lent.runs} calibration run{'s' if lent.runs != 1 else ''} instead of "
+        f"{lent.runs + lent.saved_runs}, which saved about {form.seconds(lent.saved_seconds)}"
+        f"{trials}."
+    )
 
 
 def front_table(front: tuple[ParetoEntry, ...]) -> Table:

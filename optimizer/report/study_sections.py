@@ -218,7 +218,7 @@ def _course(report: StudyReport) -> ReportSection | None:
     return ReportSection(
         "course",
         "Course of the search",
-        (report.outcome.course(), *report.left_at_baseline),
+        (report.outcome.course(), *report.outcome.lent_text(), *report.left_at_baseline),
         charts=(chart,),
     )
 

@@ -174,14 +174,18 @@ class SearchLoop:
         config, number = trial.config, trial.proposal.number
         step = self._history.trials_spent + len(self._ledger.running)
         expected = plan.explain(trial.proposal.position)
-        self._watch(TrialStarted(number, step, plan.budget.trials, config, expected))
+        started = TrialStarted(number, step, plan.budget.trials, config, expected)
         bound = prune_load_factor(self._history.incumbent, self._context.demand)
         if self._context.extra_limits_ms:
             # A configuration that is worse within one limit may be the best within another.
             bound = None
         share = self._history.expected_share(config)
         task = Task(number, 1, config, prune_below=bound, expected_share=share)
-        self._tasks.submit(task, lambda *result: self._finish(trial, *result))
+        self._tasks.submit(
+            task,
+            lambda *result: self._finish(trial, *result),
+            lambda worker: self._watch(replace(started, worker=worker)),
+        )
 
     def _finish(
         self, trial: RunningTrial, evaluation: Evaluation, workers: tuple[str, ...]

@@ -15,6 +15,9 @@ from optimizer.study.events import Note, Watcher
 MOST_LOSSES = 3
 """A task that lost so many workers has failed: its configuration may be what ends them."""
 
+Started = Callable[[str], None]
+"""Called when a worker starts a task, with its name where there are several, else with ""."""
+
 Then = Callable[[Evaluation, tuple[str, ...]], None]
 """Called with the result of a task and the names of the workers that it ran on, all but the last
 of which were lost."""
@@ -22,9 +25,10 @@ of which were lost."""
 
 @dataclass(frozen=True)
 class _Entry:
-    """A task, what to do with its result, and the workers that it lost."""
+    """A task, what to do at its start and with its result, and the workers that it lost."""
 
     task: Task
+    started: Started
     then: Then
     lost: tuple[str, ...] = ()
 
@@ -47,9 +51,9 @@ class RunningTasks:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
 
-    def submit(self, task: Task, then: Then) -> None:
+    def submit(self, task: Task, then: Then, started: Started = lambda _: None) -> None:
         """Run a task as soon as a worker is idle."""
-        self._waiting.append(_Entry(task, then))
+        self._waiting.append(_Entry(task, started, then))
         self._send()
 
     def receive(self, timeout_seconds: float) -> None:
@@ -78,6 +82,11 @@ class RunningTasks:
             entry = self._waiting.popleft()
             self._running[entry.task] = entry
             self._pool.submit(entry.task)
+            entry.started(self._worker_of(entry.task))
+
+    def _worker_of(self, task: Task) -> str:
+        workers = self._pool.workers
+        return next((w.name for w in workers if w.task == task and len(workers) > 1), "")
 
     def _lose(self, entry: _Entry, end: TaskEnd) -> None:
         """Run the task of a lost worker again, or end it where it lost too many."""

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.machine.slots import Slot
 from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import ONLY_WORKER
 from optimizer.search.evaluator import Evaluator
 
 TaskKind = Literal["evaluate", "saturate", "calibrate"]
@@ -122,7 +123,7 @@ class InlinePool:
     @property
     def workers(self) -> Sequence[WorkerState]:
         """The only worker."""
-        return (WorkerState("local", "this machine", self._task),)
+        return (WorkerState(ONLY_WORKER, "this machine", self._task),)
 
     def submit(self, task: Task) -> None:
         """Keep a task until its end is waited for. Raises ValueError where there is one."""
@@ -138,6 +139,6 @@ class InlinePool:
         if self._task is None:
             return None
         try:
-            return TaskEnd(self._task, "local", self._task.run(self._evaluator, self._slot))
+            return TaskEnd(self._task, ONLY_WORKER, self._task.run(self._evaluator, self._slot))
         finally:
             self._task = None

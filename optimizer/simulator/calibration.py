@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.simulator.execution_layout import ExecutionLayout, saturated_levels
 from optimizer.simulator.response_cache import answered_by_cache, cache_columns, cached_models
 from optimizer.simulator.service_effects import Coder, covariance
-from optimizer.simulator.service_observation import executing
+from optimizer.simulator.service_observation import ServiceObservation, executing
 from optimizer.simulator.service_regression import ROW_SD, RUN_SD, nominal_share
 from optimizer.workload.streams import Workload
 
@@ -30,17 +32,21 @@ _MOST_LEVELS = 2_000
 _Ints = NDArray[np.int64]
 
 
-def calibration_points(space: SearchSpace, count: int | None = None) -> list[Position]:
+def calibration_points(
+    space: SearchSpace, count: int | None = None, lent: Sequence[ServiceObservation] = ()
+) -> list[Position]:
     """Return at most `count` points, in the order of their use, the baseline first.
 
     The saturated level of each next point lowers the summed variance of the log saturation over all
     points of the space the most, given the points before it. The prior alone decides, so the points
     do not depend on results. Of points that differ only in preferred batch sizes and queue delay,
     the one without either is taken: saturated, it executes its largest batch.
+
+    Args:
+        lent: observations on other hardware, which leave less to be learnt here.
     """
     if count is None:
-        one_each = len(space.models) > 1 and len(space.artifacts) == len(space.models)
-        count = PIPELINE_RUNS if one_each else CALIBRATION_RUNS
+        count = _usual_count(space, lent)
     parts = list(space.columns())
     levels = [saturated_levels(model, space.points[:, columns]) for model, columns in parts]
     numbers = np.stack([own for own, _ in levels], axis=1)
@@ -49,8 +55,15 @@ def calibration_points(space: SearchSpace, count: int | None = None) -> list[Pos
     rows = plain[first]
     start = numbers[(space.points == np.array(space.baseline)).all(axis=1)][0]
     designs = [
-        _Design(distinct_levels, np.bincount(own), int(first_level))
-        for (own, distinct_levels), first_level in zip(levels, start, strict=True)
+        _Design(
+            distinct_levels,
+            np.bincount(own),
+            int(first_level),
+            [each for each in lent if each.layout.model == model.model],
+        )
+        for (own, distinct_levels), first_level, (model, _) in zip(
+            levels, start, parts, strict=True
+        )
     ]
     points, taken = [space.baseline], (distinct == start).all(axis=1)
     while len(points) < min(count, len(distinct)):
@@ -61,6 +74,21 @@ def calibration_points(space: SearchSpace, count: int | None = None) -> list[Pos
         for design, number in zip(designs, distinct[best], strict=True):
             design.measure(int(number))
     return points
+
+
+def _usual_count(space: SearchSpace, lent: Sequence[ServiceObservation]) -> int:
+    """Return the usual number of points.
+
+    With other hardware these are the baseline, and one for each runtime and precision that it has
+    not run. The scales are learnt by the trials, which are of use in any case.
+    """
+    one_each = len(space.models) > 1 and len(space.artifacts) == len(space.models)
+    usual = PIPELINE_RUNS if one_each else CALIBRATION_RUNS
+    if not lent:
+        return usual
+    learnt = {(o.layout.artifact.runtime, o.layout.artifact.precision) for o in lent}
+    unknown = {(spec.runtime, spec.precision) for spec in space.artifacts} - learnt
+    return min(usual, 1 + len(unknown))
 
 
 def cached_point(space: SearchSpace, workload: Workload, near: Position) -> Position | None:
@@ -111,18 +139,29 @@ class _Design:
     Args:
         weights: number of points of the space for each level.
         start: the level that is measured first.
+        lent: observations of the model on other hardware.
     """
 
     def __init__(
-        self, levels: list[tuple[ExecutionLayout, int]], weights: _Ints, start: int
+        self,
+        levels: list[tuple[ExecutionLayout, int]],
+        weights: _Ints,
+        start: int,
+        lent: Sequence[ServiceObservation] = (),
     ) -> None:
         kept = _sample(len(levels), start)
         self._index = np.full(len(levels), -1)
         self._index[kept] = np.arange(len(kept))
         self._weights = weights[kept]
-        rows = Coder().rows([levels[n][0] for n in kept], [levels[n][1] for n in kept])
+        compared = [levels[n] for n in kept]
+        compared += [(x.layout, max(t.batch_size for t in x.times)) for x in lent if x.times]
+        layouts, sizes = zip(*compared, strict=True)
+        rows = Coder().rows(layouts, sizes)
         share = nominal_share(rows.log_batch)
         self._covariance = covariance(rows, rows).of_times(share, share)
+        for row in range(len(kept), len(compared)):
+            self._condition(row)
+        self._covariance = self._covariance[: len(kept), : len(kept)]
         self.measure(start)
 
     def gains(self, levels: _Ints) -> NDArray[np.float64]:
@@ -134,7 +173,9 @@ class _Design:
 
     def measure(self, level: int) -> None:
         """Condition on a noisy measurement of a level."""
-        index = self._index[level]
+        self._condition(int(self._index[level]))
+
+    def _condition(self, index: int) -> None:
         own = self._covariance[index]
         noisy = own[index] + RUN_SD**2 + ROW_SD**2
         self._covariance = self._covariance - np.outer(own, own) / noisy

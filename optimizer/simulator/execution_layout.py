@@ -37,6 +37,7 @@ class ExecutionLayout:
         variant: what changes times beside the model file: CUDA graphs, padding, further fields of
             config.pbtxt, the server's own settings, the response cache.
         executions_per_device: limit set by the rate limiter, None without one.
+        elsewhere: whether it is executed on other hardware, see `DISCREPANCIES`.
     """
 
     model: str
@@ -44,6 +45,7 @@ class ExecutionLayout:
     groups: tuple[InstanceGroup, ...]
     variant: tuple[object, ...]
     executions_per_device: int | None = None
+    elsewhere: bool = False
 
     @property
     def devices(self) -> int:
@@ -74,12 +76,6 @@ def execution_layout(model: ModelServing, server: ServerOptions) -> ExecutionLay
     options = server.backend_config, model.cache
     variant = (model.cuda_graphs, model.padding, model.parameters, *options)
     return ExecutionLayout(model.name, model.artifact, model.groups, variant, limit)
-
-
-def cores_of(model: ModelServing) -> float:
-    """Return the cores that an execution uses at most; 0 on a GPU."""
-    group = model.groups[0]
-    return 0.0 if group.kind == "KIND_GPU" else float(group.threads)
 
 
 def saturated_levels(

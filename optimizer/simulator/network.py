@@ -45,14 +45,12 @@ class Batcher:
 
     Attributes:
         calls: what each of its requests calls while it occupies an instance.
-        cores: that an execution uses.
     """
 
     name: str
     scheduler: Scheduler
     curve: ServiceCurve
     calls: tuple[NetworkCall, ...] = ()
-    cores: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,11 @@ class Contention:
     """How much executions slow each other down.
 
     While n[b] instances execute the batch of another batcher b, an execution of a takes
-    exp(sum of pairs[a][b] n[b]) times as long. Where all executions together use more than `cores`,
-    everything slows down in proportion. The curve of a model already has what its own instances do
-    to each other.
+    exp(sum of pairs[a][b] n[b]) times as long. The curve of a model already has what its own
+    instances do to each other.
     """
 
     pairs: tuple[tuple[float, ...], ...] = ()
-    cores: float = math.inf
 
 
 NO_CONTENTION = Contention()

@@ -7,7 +7,6 @@ the same time counts by its mean. Neither queue delays nor preferred batch sizes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -150,7 +149,6 @@ class _Estimate:
         self._batchers, self._network, self._streams = batchers, network, streams
         self._visits = np.array(network.visits)
         self._per_request = np.array([each.share for each in streams]) @ self._visits
-        self._cores = np.array([batcher.cores for batcher in network.batchers])
         count = len(batchers)
         self._pairs = np.array(network.contention.pairs or np.zeros((count, count)))
 
@@ -198,15 +196,7 @@ class _Estimate:
 
     def _slower(self, busy: Floats) -> Floats:
         """Return the factor of each batcher's times by the mean number of busy instances."""
-        slower = np.exp(self._pairs @ busy)
-        if math.isfinite(self._network.contention.cores):
-            used = self._cores[:, None] * busy
-            instances = np.array([own.instances for own in self._batchers])
-            own = self._cores[:, None] * instances
-            total = used.sum(axis=0) - used + own
-            cores = self._network.contention.cores
-            slower *= np.maximum(1.0, total / cores) / np.maximum(1.0, own / cores)
-        return np.asarray(slower)
+        return np.asarray(np.exp(self._pairs @ busy))
 
     def _log_excess(self, times_ms: Floats) -> Floats:
         """Return the largest logarithm of latency over limit, by the time in each batcher."""

@@ -55,16 +55,16 @@ class Arrays(NamedTuple):
 
 
 def new_arrays(
-    rules: NDArray[np.void], traffic: tuple[float, int, bool, float], **arrays: NDArray[Any]
+    rules: NDArray[np.void], traffic: tuple[float, int, bool], **arrays: NDArray[Any]
 ) -> Arrays:
     """Return the arrays at the start of a simulation.
 
     Args:
-        traffic: `again_ms`, the arrivals whose times are given, `contention` and `cores`.
+        traffic: `again_ms`, the arrivals whose times are given, and `contention`.
         arrays: the others, but for the instances that were resumed.
     """
     begin = np.zeros(1, TRAFFIC)
-    begin["again_ms"], begin["arrivals"], begin["contention"], begin["cores"] = traffic
+    begin["again_ms"], begin["arrivals"], begin["contention"] = traffic
     resumed = np.zeros((int(rules["instances"].sum()) + 1, 2), dtype=np.int64)
     return Arrays(rules, states_of(rules), resumed=resumed, traffic=begin, **arrays)
 
@@ -285,10 +285,7 @@ def _go_on(g, k, instance):  # type: ignore[no-untyped-def]
 @_compiled
 def _share(g):  # type: ignore[no-untyped-def]
     """Slow executions down by what is executed at the same time."""
-    nodes, cores = g.nodes, g.traffic[0].cores
-    used = 0.0
-    for k in range(len(nodes)):
-        used += (g.rules[k].instances - g.states[k].idle - nodes[k].held) * nodes[k].cores
+    nodes = g.nodes
     for k in range(len(nodes)):
         executing = g.rules[k].instances - g.states[k].idle - nodes[k].held
         if executing == 0:
@@ -298,11 +295,7 @@ def _share(g):  # type: ignore[no-untyped-def]
             if g.pairs[k, other] != 0.0:
                 busy = g.rules[other].instances - g.states[other].idle - nodes[other].held
                 log += g.pairs[k, other] * busy
-        # The times of a model's own curve include that its instances share the cores.
-        own = max(1.0, executing * nodes[k].cores / cores)
-        slowdown = max(1.0, used / cores) / own
-        if log != 0.0:
-            slowdown *= np.exp(log)
+        slowdown = np.exp(log)
         if slowdown != g.states[k].slowdown:
             _change_speed(g, k, slowdown)
 

@@ -22,8 +22,6 @@ NODE = np.dtype(
         ("run", np.int64),
         # Instances whose requests call other models, so that they execute nothing.
         ("held", np.int64),
-        # Cores that an execution uses.
-        ("cores", np.float64),
     ],
     align=True,
 )
@@ -102,8 +100,6 @@ TRAFFIC = np.dtype(
         ("resume_end", np.int64),
         # Whether executions slow each other down.
         ("contention", np.bool_),
-        # Cores that executions share.
-        ("cores", np.float64),
     ],
     align=True,
 )

@@ -121,8 +121,8 @@ def _simulate(
     # numba takes a second to import: only what simulates pays for it.
     from optimizer.simulator.network_kernel import new_arrays, run
 
-    batchers, contention = network.batchers, network.contention
-    pairs = np.array(contention.pairs or np.zeros((len(batchers), len(batchers))))
+    batchers = network.batchers
+    pairs = np.array(network.contention.pairs or np.zeros((len(batchers), len(batchers))))
     programs, waiting = _programs(network)
     steps = [steps_of(each.scheduler, each.curve) for each in batchers]
     rows = [
@@ -133,12 +133,9 @@ def _simulate(
     runs = len(requests) + sum(
         len(own) for own, batcher in zip(rows, batchers, strict=True) if batcher.calls
     )
-    slows = bool(pairs.any()) or sum(n.cores * n.scheduler.instances for n in batchers) > (
-        contention.cores
-    )
     arrays = new_arrays(
         np.concatenate([rules_of(each.scheduler, each.curve) for each in batchers]),
-        (network.outside_ms, arrivals, slows, contention.cores),
+        (network.outside_ms, arrivals, bool(pairs.any())),
         steps=np.concatenate(steps),
         rows=np.concatenate(rows),
         nodes=nodes,
@@ -206,7 +203,6 @@ def _nodes(
     for name, lengths in (("step", steps), ("row", rows)):
         nodes[f"{name}_end"] = np.cumsum(lengths)
         nodes[name] = nodes[f"{name}_end"] - lengths
-    nodes["cores"] = [batcher.cores for batcher in network.batchers]
     program, first_run = len(network.sources), requests
     for k, batcher in enumerate(network.batchers):
         nodes[k]["program"] = program if batcher.calls else -1

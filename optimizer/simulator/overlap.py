@@ -7,7 +7,7 @@ other: while one of them executes, those beside it in the pipeline are busy more
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from optimizer.simulator.network_simulation import network_closed_loop, network_
 from optimizer.simulator.served_network import offered_streams, served_network
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation
-from optimizer.simulator.sharing import CoresInUse
 from optimizer.workload.streams import Workload
 
 _REQUESTS = 3_000
@@ -27,31 +26,19 @@ _SKIPPED = 0.1
 """Share of the events at either end of a simulation that do not count."""
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """What executes while a model executes.
-
-    Attributes:
-        mean_busy: mean number of instances of each other model.
-        in_use: states of the cores.
-    """
-
-    mean_busy: Mapping[str, float]
-    in_use: tuple[CoresInUse, ...]
+Overlaps = Mapping[str, Mapping[str, float]]
+"""Mean number of instances of each other model that execute while a model executes, by model."""
 
 
 def with_overlaps(
     observations: tuple[ServiceObservation, ...],
-    overlaps: Mapping[str, Overlap],
+    overlaps: Overlaps,
 ) -> tuple[ServiceObservation, ...]:
     """Return the observations of a level with what executed at the same time."""
     return tuple(
         replace(
             each,
-            others=tuple(
-                replace(other, mean_busy=own.mean_busy[other.name]) for other in each.others
-            ),
-            in_use=own.in_use,
+            others=tuple(replace(other, mean_busy=own[other.name]) for other in each.others),
         )
         if (own := overlaps.get(each.layout.model)) is not None
         else each
@@ -65,7 +52,7 @@ def overlaps_of(
     service: ServiceModel,
     workload: Workload,
     concurrency: int,
-) -> dict[str, Overlap]:
+) -> Overlaps:
     """Simulate a measured level; return what executes while each model executes.
 
     Args:
@@ -91,7 +78,7 @@ def overlaps_of(
 
 def _overlaps(
     network: Network, begins: list[NDArray[np.float64]], ends: list[NDArray[np.float64]]
-) -> dict[str, Overlap]:
+) -> Overlaps:
     batchers = network.batchers
     at = np.concatenate([*begins, *ends])
     steps = np.zeros((len(at), len(batchers)))
@@ -104,22 +91,12 @@ def _overlaps(
     inner = slice(int(_SKIPPED * len(at)), int((1 - _SKIPPED) * len(at)))
     busy = np.cumsum(steps[order], axis=0)[:-1][inner]
     lasts_ms = np.diff(at[order])[inner]
-    cores = np.array([batcher.cores for batcher in batchers])
-    used = busy @ cores
+    names = [batcher.name for batcher in batchers]
     result = {}
-    for k, batcher in enumerate(batchers):
+    for k, name in enumerate(names):
         weights = busy[:, k] * lasts_ms
         if weights.sum() <= 0:
             continue
-        weights /= weights.sum()
-        states, inverse = np.unique(
-            np.column_stack([busy[:, k] * cores[k], used]), axis=0, return_inverse=True
-        )
-        chances = np.bincount(inverse.reshape(-1), weights)
-        pairs = zip(states.tolist(), chances.tolist(), strict=True)
-        mean_busy = zip([other.name for other in batchers], weights @ busy, strict=True)
-        result[batcher.name] = Overlap(
-            {name: float(mean) for name, mean in mean_busy},
-            tuple(CoresInUse(state[0], state[1], chance) for state, chance in pairs if chance > 0),
-        )
+        mean_busy = weights @ busy / weights.sum()
+        result[name] = dict(zip(names, mean_busy.tolist(), strict=True))
     return result

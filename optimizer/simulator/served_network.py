@@ -9,7 +9,6 @@ from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.simulator.batcher import Scheduler, scheduler_of
 from optimizer.simulator.cached_service import NO_HITS, Hits
-from optimizer.simulator.execution_layout import cores_of
 from optimizer.simulator.network import (
     Batcher,
     Contention,
@@ -67,7 +66,6 @@ def network_of(
             _scheduler(model, curves[model.name], targets, workload.streams[0]),
             curves[model.name],
             tuple(_calls(graph, model.name, index, hits)) if model.name in graph.names else (),
-            cores_of(model),
         )
         for model in models
     )

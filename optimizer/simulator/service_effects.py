@@ -57,6 +57,18 @@ def _doublings_of_threads(layout: ExecutionLayout) -> float:
     return math.log2(layout.groups[0].threads)
 
 
+def _elsewhere(layout: ExecutionLayout) -> float:
+    return float(layout.elsewhere)
+
+
+def _instances_elsewhere(layout: ExecutionLayout) -> float:
+    return _elsewhere(layout) * _doublings_of_instances(layout)
+
+
+def _threads_elsewhere(layout: ExecutionLayout) -> float:
+    return _elsewhere(layout) * _doublings_of_threads(layout)
+
+
 def _all(layout: ExecutionLayout) -> Hashable:
     return None
 
@@ -107,6 +119,23 @@ EFFECTS = (
 )
 """Effects from coarse to fine. Slopes are for each doubling."""
 
+DISCREPANCIES = (
+    ServiceEffect(_all, common=2.0, fixed=0.3, covariate=_elsewhere),
+    ServiceEffect(
+        lambda x: x.artifact.precision, common=0.5, fixed=0.1, item=0.3, covariate=_elsewhere
+    ),
+    ServiceEffect(lambda x: x.artifact.runtime, common=0.1, fixed=0.1, covariate=_elsewhere),
+    ServiceEffect(_arithmetic, common=0.05, fixed=0.05, item=0.05, covariate=_elsewhere),
+    ServiceEffect(lambda x: x.groups[0].kind, common=0.08, covariate=_instances_elsewhere),
+    ServiceEffect(_all, common=0.1, covariate=_threads_elsewhere),
+    ServiceEffect(lambda x: (x.artifact, x.variant, x.groups), common=0.05, covariate=_elsewhere),
+)
+"""Effects by which times on other hardware differ from those here: a scale of everything, one of
+each precision, and little else. They are 0 here, so that other hardware tells the shape of the
+times, and a few measurements here their scale."""
+
+_ALL_EFFECTS = (*EFFECTS, *DISCREPANCIES)
+
 _RESTS: tuple[tuple[_Key, float], ...] = (
     (_all, 0.05),
     (_arithmetic, 0.05),
@@ -132,7 +161,8 @@ class DesignRows:
     """Execution layouts with a batch size each, as numbers.
 
     Attributes:
-        codes: for each effect, equal numbers where its key is equal, shape [effects, rows].
+        codes: for each effect, equal numbers where its key is equal, shape [effects, rows]; the
+            discrepancies are among the effects where a row is of other hardware.
         covariates: shape [effects, rows].
         rest_codes: the same for the smooth rest, shape [rests, rows].
         others: mean number of instances of other models that execute meanwhile, shape [models,
@@ -184,8 +214,9 @@ class Coder:
         index_of = {layout: index for index, layout in enumerate(distinct)}
         index = np.array([index_of[layout] for layout in layouts], dtype=np.int64)
         rests = [key for key, _ in _RESTS]
-        codes = self._codes([effect.key for effect in EFFECTS], distinct)
-        values = np.array([[_covariate(e, layout) for layout in distinct] for e in EFFECTS])
+        effects = _ALL_EFFECTS if any(layout.elsewhere for layout in distinct) else EFFECTS
+        codes = self._codes([effect.key for effect in effects], distinct)
+        values = np.array([[_covariate(e, layout) for layout in distinct] for e in effects])
         means = np.array([sum(_mean(e, layout) for e in EFFECTS) for layout in distinct])
         return DesignRows(
             codes[:, index],
@@ -223,7 +254,8 @@ def covariance(left: DesignRows, right: DesignRows) -> Covariance:
     """Return the prior covariance of every row of `left` with every row of `right`."""
     shape = (len(left.mean), len(right.mean))
     common, fixed, item, rest = (np.zeros(shape) for _ in range(4))
-    for n, effect in enumerate(EFFECTS):
+    # Rows of this hardware have no discrepancy.
+    for n, effect in enumerate(_ALL_EFFECTS[: min(len(left.codes), len(right.codes))]):
         shared = (left.codes[n][:, None] == right.codes[n]).astype(float)
         if effect.covariate is not None:
             shared *= np.outer(left.covariates[n], right.covariates[n])
@@ -240,7 +272,7 @@ def covariance(left: DesignRows, right: DesignRows) -> Covariance:
 
 
 def variance(rows: DesignRows, item_share: Floats) -> Floats:
-    """Return the prior variance of every log time, where items take this share of the time."""
+    """Return the prior variance of every log time here, where items take this share of the time."""
     deviations = np.array([(effect.common, effect.fixed, effect.item) for effect in EFFECTS])
     common, fixed, item = (deviations**2).T @ rows.covariates**2
     rest = sum(sd**2 for _, sd in _RESTS)

@@ -23,7 +23,6 @@ from optimizer.simulator.service_curve import DEFAULT_VARIATION, ServiceCurve, S
 from optimizer.simulator.service_effects import Floats
 from optimizer.simulator.service_observation import ServiceObservation
 from optimizer.simulator.service_regression import Regression
-from optimizer.simulator.sharing import CORES_RATIOS, log_prior
 from optimizer.workload.streams import Workload
 
 _DEFAULT_OPTIONS = ServerOptions()
@@ -34,13 +33,11 @@ class ServiceModel:
     """The service times of every execution layout, learnt from saturated levels.
 
     Attributes:
-        shared_cores: cores that executions of several models share; None for the likeliest number.
         cached_levels: saturated levels in which a response cache answered.
     """
 
     observations: tuple[ServiceObservation, ...]
     variation: ServiceVariation = DEFAULT_VARIATION
-    shared_cores: float | None = None
     cached_levels: tuple[CachedLevel, ...] = ()
 
     def curve(self, model: ModelServing, server: ServerOptions = _DEFAULT_OPTIONS) -> ServiceCurve:
@@ -82,6 +79,14 @@ class ServiceModel:
             start = end
         return curves
 
+    def log_ms(self, layout: ExecutionLayout, batch_size: int) -> float:
+        """Return the logarithm of the time (ms) of one execution.
+
+        Raises:
+            KeyError: when the model was never observed.
+        """
+        return float(self._predict([(layout, batch_size)])[0][0])
+
     @property
     def models(self) -> frozenset[str]:
         """Names of the models that were observed."""
@@ -101,27 +106,7 @@ class ServiceModel:
             return NO_CONTENTION
         layouts = {o.layout.model: o.layout for o in self.observations}
         pairs = [self._regressions[name].pairs(layouts[name]) for name in models]
-        return Contention(
-            tuple(tuple(own.get(other, 0.0) for other in models) for own in pairs), self.cores
-        )
-
-    @cached_property
-    def cores(self) -> float:
-        """Cores that executions of several models share: the likeliest number, infinity for none.
-
-        The machine's own number is the likeliest before anything was measured.
-        """
-        if self.shared_cores is not None:
-            return self.shared_cores
-        present = [o.cores for o in self.observations if o.others and o.cores is not None]
-        if not present:
-            return math.inf
-
-        def log_posterior(ratio: float) -> float:
-            regressions = self._regressions_with(ratio * present[0])
-            return log_prior(ratio) + sum(each.log_evidence for each in regressions.values())
-
-        return max(CORES_RATIOS, key=log_posterior) * present[0]
+        return Contention(tuple(tuple(own.get(other, 0.0) for other in models) for own in pairs))
 
     def _predict(self, grid: Sequence[tuple[ExecutionLayout, int]]) -> tuple[Floats, Floats]:
         log_ms, sd = np.empty(len(grid)), np.empty(len(grid))
@@ -134,16 +119,19 @@ class ServiceModel:
     @cached_property
     def outside_ms(self) -> float:
         """Time of a request between client and server, median over the levels."""
-        times_ms = [o.network_ms for o in self.observations if o.network_ms is not None]
+        times_ms = [o.network_ms for o in self._nearest if o.network_ms is not None]
         return median(times_ms) if times_ms else 0.0
+
+    @property
+    def _nearest(self) -> Sequence[ServiceObservation]:
+        """The observations on this hardware; those elsewhere where there are none."""
+        here = [o for o in self.observations if not o.layout.elsewhere]
+        return here or self.observations
 
     @cached_property
     def _regressions(self) -> dict[str, Regression]:
-        return self._regressions_with(self.cores)
-
-    def _regressions_with(self, cores: float) -> dict[str, Regression]:
         return {
-            name: Regression([o for o in self.observations if o.layout.model == name], cores)
+            name: Regression([o for o in self.observations if o.layout.model == name])
             for name in dict.fromkeys(o.layout.model for o in self.observations)
         }
 

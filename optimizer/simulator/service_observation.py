@@ -11,7 +11,6 @@ from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
 from optimizer.measurement.resource_use import MachineUse
 from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
-from optimizer.simulator.sharing import CoresInUse
 
 _LEAST_SHARE = 0.02
 """Share of the inferences; rarer batch sizes are mostly the first and the last of a level."""
@@ -26,9 +25,8 @@ _BUSY_QUEUE_SHARE = 0.5
 """Queue time relative to execution time; where requests wait for less, instances idle."""
 
 _BUSY_SHARE = 0.5
-_NEAR_BUSIEST = 0.8
-"""Least share of their time that saturated instances compute, by itself and relative to the busiest
-model; where it is less, instances idle, and requests that wait have arrived together."""
+"""Least share of their time that saturated instances compute; where it is less, instances idle, and
+requests that wait have arrived together."""
 
 _IDLE_SD = 0.05
 """Standard deviation of the logarithm of a time of one of several models at a light load."""
@@ -75,8 +73,6 @@ class ServiceObservation:
         disturbance: standard deviation of the logarithm of all times together, by other processes
             on the cores.
         others: the other models that execute requests.
-        cores: of the machine, for the server and the client; None if unknown.
-        in_use: cores that executions used meanwhile; none where only the means are known.
     """
 
     layout: ExecutionLayout
@@ -84,8 +80,6 @@ class ServiceObservation:
     network_ms: float | None
     disturbance: float = 0.0
     others: tuple[BusyModel, ...] = ()
-    cores: int | None = None
-    in_use: tuple[CoresInUse, ...] = ()
 
 
 def observe(
@@ -157,18 +151,18 @@ def _of_models(
         return
     layouts = {m.name: execution_layout(m, config.server) for m in models if m.name in own}
     busy = {name: _mean_busy(split, share, layouts[name].executing) for name, split in own.items()}
-    filled = max(_BUSY_SHARE, _NEAR_BUSIEST * max(busy[n] / layouts[n].executing for n in own))
+    longest = max(own, key=lambda name: own[name].queue_ms * own[name].requests)
     for name, split in own.items():
         layout = layouts[name]
-        fills = _queues(split) and busy[name] >= filled * layout.executing
+        full = name == longest and busy[name] >= _BUSY_SHARE * layout.executing
+        fills = full and _queues(split)
         rate = share * split.requests if fills and name not in graph.names else None
         times = _times(split, layout.executing, rate)
         if level.kind != "saturation":
             times = tuple(replace(x, log_sd=math.hypot(x.log_sd, _IDLE_SD)) for x in times)
         others = tuple(BusyModel(other, mean) for other, mean in busy.items() if other != name)
-        cores = level.machine.cores if level.machine is not None else None
         disturbance = _disturbance(level.machine)
-        yield ServiceObservation(layout, times, level.network_ms, disturbance, others, cores)
+        yield ServiceObservation(layout, times, level.network_ms, disturbance, others)
 
 
 def busy_shares(config: ServingConfig, level: LoadLevel) -> dict[str, float]:

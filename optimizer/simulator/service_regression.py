@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,6 @@ from optimizer.simulator.service_effects import (
     variance,
 )
 from optimizer.simulator.service_observation import ServiceObservation
-from optimizer.simulator.sharing import log_sharing
 
 RUN_SD = 0.03
 """Expected run-to-run standard deviation of the logarithm of all times: the machine's drift."""
@@ -101,10 +99,9 @@ class Regression:
 
     Args:
         observations: of the same model, at least one.
-        cores: that executions of all models share, see `Contention`.
     """
 
-    def __init__(self, observations: Sequence[ServiceObservation], cores: float = math.inf) -> None:
+    def __init__(self, observations: Sequence[ServiceObservation]) -> None:
         pairs = [(o, time) for o in observations for time in o.times]
         self._others = list(dict.fromkeys(x.name for o in observations for x in o.others))
         self._coder = Coder()
@@ -113,23 +110,16 @@ class Regression:
             [t.batch_size for _, t in pairs],
             np.array([_busy(o, self._others) for o, _ in pairs]).T,
         )
-        shared = np.array([log_sharing(o.in_use, cores) for o, _ in pairs])
-        self._log_ms = np.log([time.occupancy_ms for _, time in pairs]) - shared
+        self._log_ms = np.log([time.occupancy_ms for _, time in pairs])
         expected = self._prior(self._rows, 0.0).log_ms(self._rows.log_batch)
-        self._level = float(np.mean(self._log_ms - expected))
+        here = np.array([not o.layout.elsewhere for o, _ in pairs])
+        self._level = float(np.mean((self._log_ms - expected)[here if here.any() else ~here]))
         self._parts = covariance(self._rows, self._rows)
         noise = _Noise.of(observations)
         latent = self._fit(noise.covariance(RUN_SD), self._prior(self._rows, self._level))
         run_sd = self._likeliest(noise)
         if run_sd != RUN_SD:
             self._fit(noise.covariance(run_sd), latent)
-
-    @property
-    def log_evidence(self) -> float:
-        """Logarithm of the evidence, but for a constant."""
-        factor, lower = self._factor
-        scaled = linalg.solve_triangular(factor, self._residual, lower=lower)
-        return float(-np.log(np.diag(factor)).sum() - scaled @ scaled / 2)
 
     def pairs(self, layout: ExecutionLayout) -> dict[str, float]:
         """Return the logarithm by which an execution of each other model slows one down.

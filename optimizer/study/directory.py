@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,8 @@ from optimizer.errors import DamagedStudyError, StudyBusyError, UsageError, stor
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.transport_costs import TransportComparison
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.study.disturbance_file import DisturbanceFile
 from optimizer.study.record_store import RecordStore
 from optimizer.study.winner_file import WinnerFile
 
@@ -44,9 +47,11 @@ class StudyDirectory:
         self.progress = root / "progress.json"
         self.artifacts = root / "artifacts"
         self.calibration = RecordStore(root / "calibration")
+        self.prior = RecordStore(root / "prior")
         self.trials = RecordStore(root / "trials", scored=True, reported=True)
         self.confirmations = RecordStore(root / "confirmations", reported=True)
         self.drift_runs = RecordStore(root / "references")
+        self.disturbance = DisturbanceFile(root / "disturbance.json")
         self.cold_start = WinnerFile(root / "winner" / "cold_start.json", ColdStart)
         self.transports = WinnerFile(root / "winner" / "transports.json", TransportComparison)
 
@@ -54,6 +59,18 @@ class StudyDirectory:
     def name(self) -> str:
         """The study's name."""
         return self.root.name
+
+    def of_worker(self, name: str) -> StudyDirectory:
+        """Return the same study with the server files of one of several workers."""
+        own = copy(self)
+        own.repository = self.root / "server" / name / "repository"
+        own.server_log = self.server_log.with_name(f"server.{name}.log")
+        return own
+
+    def server_log_of(self, record: TrialRecord) -> Path:
+        """Return the log of the server that measured a trial."""
+        own = self.of_worker(record.worker).server_log
+        return own if record.worker and own.exists() else self.server_log
 
     @contextmanager
     def locked(self) -> Iterator[None]:

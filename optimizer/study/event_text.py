@@ -10,6 +10,7 @@ from optimizer.measurement.level_checks import capacity_basis, level_verdict
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.study.events import (
     ArtifactReady,
+    DisturbanceCheckStarted,
     DriftRunStarted,
     Event,
     LevelFinished,
@@ -20,6 +21,8 @@ from optimizer.study.events import (
     StepStarted,
     TrialFinished,
     TrialStarted,
+    WorkerEvent,
+    WorkersStarted,
 )
 from optimizer.study.search_status import ExpectedCost
 
@@ -50,6 +53,11 @@ def trial_text(record: TrialRecord) -> str:
     if record.outcome == "ok" and record.measurement is not None:
         return f"confirmed at {capacity_text(record.measurement)}"
     return record.reason + _extra_limits_text(record)
+
+
+def _marked(record: TrialRecord) -> str:
+    """Return the worker of a trial, where several ran trials at the same time."""
+    return f"{record.worker}: " if record.worker else ""
 
 
 def capacity_text(measurement: Measurement) -> str:
@@ -93,6 +101,9 @@ def event_lines(event: Event, *, verbose: bool = False) -> list[str]:
     Args:
         verbose: show every step, the start of every level, and the expected cost of a proposal.
     """
+    if isinstance(event, WorkerEvent):
+        own = event_lines(event.event, verbose=verbose)
+        return [f"      {event.worker}: {line.strip()}" for line in own]
     text = _text(event)
     if text is None and verbose:
         text = _detail(event)
@@ -109,14 +120,19 @@ def _text(event: Event) -> str | None:
         case ArtifactReady(name, detail, dropped):
             text = f"  {name}: {'excluded: ' if dropped else ''}{detail}"
         case TrialStarted(_, step, of, config):
-            text = f"  {step}/{of} {describe(config)}"
+            on = f"on {event.worker}: " if event.worker else ""
+            text = f"  {step}/{of} {on}{describe(config)}"
         case DriftRunStarted(config):
             text = f"  baseline rerun: {describe(config)}"
+        case DisturbanceCheckStarted(config, workers):
+            text = f"  baseline alone, then on {workers} workers at once: {describe(config)}"
+        case WorkersStarted(locations):
+            text = "\n".join(f"  {name}: {location}" for name, location in locations.items())
         case LevelFinished(level):
             warnings = (f"  warning: {warning}" for warning in level.warnings)
             text = "\n".join(f"      {line}" for line in (level_text(level), *warnings))
         case TrialFinished(record, _):
-            text = f"    {outcome_name(record.outcome)}: {trial_text(record)}"
+            text = f"    {_marked(record)}{outcome_name(record.outcome)}: {trial_text(record)}"
         case Note(note):
             text = note
         case _:
@@ -145,6 +161,8 @@ def warnings_of(event: Event) -> Iterator[str]:
             yield f"{label} is excluded: {detail}"
         case LevelFinished(level):
             yield from level.warnings
+        case WorkerEvent(_, _, own):
+            yield from warnings_of(own)
         case TrialFinished(record, _) if record.outcome == "failed":
             yield f"{describe(record.config)} failed: {record.reason}"
         case _:

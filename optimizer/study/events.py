@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,6 +59,7 @@ class TrialStarted:
     Attributes:
         measured: number of this trial within the budget `of`, from 1.
         expected: by the sampler; None where it has no model of the cost.
+        worker: that measures it, where there are several; else empty.
     """
 
     number: int
@@ -66,6 +67,7 @@ class TrialStarted:
     of: int
     config: ServingConfig
     expected: ExpectedCost | None = None
+    worker: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ class DriftRunStarted:
     """The baseline is about to be measured again, to detect drift of the machine."""
 
     config: ServingConfig
+
+
+@dataclass(frozen=True)
+class DisturbanceCheckStarted:
+    """The baseline is about to be measured on one worker alone, and then on all of them at once."""
+
+    config: ServingConfig
+    workers: int
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,44 @@ class TrialFinished:
 
 
 @dataclass(frozen=True)
+class WorkersStarted:
+    """Several workers are ready, each for one trial at a time.
+
+    Attributes:
+        locations: slot or node of each worker, by its name.
+    """
+
+    locations: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class WorkerEvent:
+    """An event of one of several workers.
+
+    Attributes:
+        worker: name.
+        number: of the trial that it runs, see `Task.number`.
+    """
+
+    worker: str
+    number: int
+    event: Event
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """A worker is gone, and with it the trial that it was running.
+
+    Attributes:
+        number: of that trial; None where the worker was idle.
+    """
+
+    worker: str
+    number: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class Note:
     """Information for people.
 
@@ -131,11 +179,15 @@ Event = (
     | ArtifactReady
     | TrialStarted
     | DriftRunStarted
+    | DisturbanceCheckStarted
     | LevelStarted
     | LevelFinished
     | SearchStatusChanged
     | TrialRecorded
     | TrialFinished
+    | WorkersStarted
+    | WorkerEvent
+    | WorkerLost
     | Note
 )
 Watcher = Callable[[Event], None]

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from optimizer.errors import StorageError, UsageError
+from optimizer.files.credentials import without_credentials
 from optimizer.files.untrusted import UnreadableError, parse_json
+from optimizer.study.database import DatabaseStorage, open_database
 
 
 def open_storage(journal: Path, url: str | None, *, create: bool = True) -> BaseStorage:
@@ -24,7 +26,7 @@ def open_storage(journal: Path, url: str | None, *, create: bool = True) -> Base
         create: make the tables of a database that has none.
     """
     if url is not None:
-        return RDBStorage(url, skip_table_creation=not create)
+        return open_database(url, create=create)
     return JournalStorage(_JournalFile(journal))
 
 
@@ -50,9 +52,8 @@ class _JournalFile(JournalFileBackend):
 
 def close_storage(storage: BaseStorage) -> None:
     """Close the connections to a database."""
-    if isinstance(storage, RDBStorage):
-        storage.remove_session()
-        storage.engine.dispose()
+    if isinstance(storage, DatabaseStorage):
+        storage.close()
 
 
 def repair_journal(journal: Path) -> None:
@@ -122,12 +123,12 @@ def _database_errors() -> tuple[type[Exception], ...]:
 
 
 def _address_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of a database's address, a driver that is not installed among them."""
+    """Return the errors of a database's address."""
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-    return ArgumentError, NoSuchModuleError, ImportError
+    return ArgumentError, NoSuchModuleError
 
 
 def _first_line(error: BaseException) -> str:
     """Return a database's message without the driver's explanations."""
-    return str(error).partition("\n")[0]
+    return without_credentials(str(error).partition("\n")[0])

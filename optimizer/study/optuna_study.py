@@ -57,6 +57,10 @@ class OptunaStudy:
         make_sampler: makes the sampler of a proposal.
         objectives: names of the minimised values, in the order in which they are told.
 
+    Attributes:
+        require_lease: called before the study is changed; raises StorageError where another
+            coordinator runs it by now, see `CoordinatorLease`.
+
     Raises:
         StorageError: when the storage cannot be opened.
     """
@@ -75,6 +79,7 @@ class OptunaStudy:
         self._space = space
         self._seed = seed
         self._make_sampler = make_sampler
+        self.require_lease: Callable[[], None] = lambda: None
         self._optuna_space = OptunaSpace(space)
         self._open_trials: dict[int, Trial] = {}
         self._next_number = self._waiting = 0
@@ -127,6 +132,7 @@ class OptunaStudy:
 
     def ask(self) -> Proposal:
         """Return the next proposal. Raises StorageError."""
+        self.require_lease()
         with storage_failures(self._where):
             self._study.sampler = self._make_sampler(_derived_seed(self._seed, self._next_number))
             trial = self._study.ask(self._optuna_space.distributions)
@@ -151,6 +157,7 @@ class OptunaStudy:
             number: of the trial that it is told for, where that is not the record's own: a
                 repeated proposal is told the result of the first.
         """
+        self.require_lease()
         trial_number = record.number if number is None else number
         with storage_failures(self._where):
             if trial_number not in self._open_trials:

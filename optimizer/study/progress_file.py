@@ -27,7 +27,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import event_lines
 from optimizer.study.events import Event, Watcher
 from optimizer.study.run_log import end_text
-from optimizer.study.run_state import RunState
+from optimizer.study.run_state import CurrentMeasurement, RunState
 
 _EVENTS = 12
 _SECONDS_BETWEEN = 1.0
@@ -42,6 +42,7 @@ class CurrentTrial:
         since: Unix time in seconds.
         rates, p95s_ms: of the levels so far.
         warnings: of the last level that had any.
+        doing: the step that it is at.
     """
 
     configuration: str
@@ -52,6 +53,23 @@ class CurrentTrial:
     warnings: tuple[str, ...]
     rates: tuple[float, ...]
     p95s_ms: tuple[float, ...]
+    doing: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerProgress:
+    """One of several workers.
+
+    Attributes:
+        location: its slot or node.
+        now: None while it is idle.
+        losses: how often it was lost, and started again.
+    """
+
+    name: str
+    location: str
+    now: CurrentTrial | None
+    losses: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +100,7 @@ class Progress:
         capacities: of the latest trials, 0 where no load met the limits.
         events: the latest, as lines.
         ended: how; None while the run goes on, and where it was killed.
+        workers: none where one trial runs at a time.
     """
 
     started: float
@@ -100,6 +119,7 @@ class Progress:
     gap: float | None
     events: tuple[str, ...]
     ended: str | None = None
+    workers: tuple[WorkerProgress, ...] = ()
     schema_version: Literal[1] = 1
 
 
@@ -172,8 +192,12 @@ def _progress(state: RunState, events: tuple[str, ...], now: float, ended: str |
         steps=state.steps,
         done=min(state.done, state.steps),
         phase_started=state.phase_started,
-        doing=state.doing,
-        now=_current(state),
+        doing=state.now.doing,
+        now=_current(state.now),
+        workers=tuple(
+            WorkerProgress(name, own.location, _current(own.measurement), own.losses)
+            for name, own in state.workers.items()
+        ),
         trials={**state.trials},
         best=best_so_far(state.best),
         capacities=tuple(state.capacities),
@@ -185,18 +209,19 @@ def _progress(state: RunState, events: tuple[str, ...], now: float, ended: str |
     )
 
 
-def _current(state: RunState) -> CurrentTrial | None:
-    if not state.configuration:
+def _current(measurement: CurrentMeasurement | None) -> CurrentTrial | None:
+    if measurement is None or not measurement.configuration:
         return None
     return CurrentTrial(
-        configuration=state.configuration,
-        number=state.trial_number,
-        since=state.trial_started,
-        expected=state.expected,
-        levels=tuple(state.levels),
-        warnings=state.warnings,
-        rates=tuple(state.rates),
-        p95s_ms=tuple(state.p95s_ms),
+        configuration=measurement.configuration,
+        number=measurement.number,
+        since=measurement.started,
+        expected=measurement.expected,
+        levels=tuple(measurement.levels),
+        warnings=measurement.warnings,
+        rates=tuple(measurement.rates),
+        p95s_ms=tuple(measurement.p95s_ms),
+        doing=measurement.doing,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.trial_record import Outcome, TrialRecord
@@ -20,6 +20,7 @@ from optimizer.study.event_text import (
 )
 from optimizer.study.events import (
     ArtifactReady,
+    DisturbanceCheckStarted,
     DriftRunStarted,
     Event,
     LevelFinished,
@@ -30,6 +31,9 @@ from optimizer.study.events import (
     StepStarted,
     TrialFinished,
     TrialStarted,
+    WorkerEvent,
+    WorkerLost,
+    WorkersStarted,
 )
 from optimizer.study.history import History
 
@@ -59,6 +63,59 @@ class TimeLeft:
         return min(remaining, default=None)
 
 
+@dataclass
+class CurrentMeasurement:
+    """A configuration that is being measured, or another step of a phase.
+
+    Attributes:
+        configuration: empty for a step without one.
+        number: of the trial; None for a measurement that is no trial.
+        started: None for a measurement that is no trial.
+        levels: measured so far, one line each; `rates` and `p95s_ms` are their figures.
+        warnings: of the last level that had any.
+    """
+
+    configuration: str = ""
+    number: int | None = None
+    started: float | None = None
+    expected: str = ""
+    doing: str = ""
+    levels: list[str] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
+    rates: list[float] = field(default_factory=list)
+    p95s_ms: list[float] = field(default_factory=list)
+
+    def watch(self, event: Event) -> None:
+        """Update by an event of what measures it."""
+        match event:
+            case StepStarted(step):
+                self.doing = step
+            case LevelStarted(offered, seconds):
+                self.doing = level_started_text(offered, seconds)
+            case LevelFinished(level):
+                self.levels.append(level_text(level))
+                self.warnings = level.warnings or self.warnings
+                self.rates.append(level.achieved_per_second)
+                self.p95s_ms.append(level.latency_ms(95))
+            case _:
+                pass
+
+
+@dataclass
+class RunningWorker:
+    """One of several workers.
+
+    Attributes:
+        location: its slot or node.
+        measurement: None while it is idle.
+        losses: how often it was lost.
+    """
+
+    location: str
+    measurement: CurrentMeasurement | None = None
+    losses: int = 0
+
+
 class RunState:
     """The state of a run.
 
@@ -66,6 +123,10 @@ class RunState:
         clock: returns seconds.
         earlier: trials of the study that earlier runs measured.
         best: recommendation by the records of earlier runs.
+
+    Attributes:
+        now: what is measured, or was begun last where there are several workers.
+        workers: by name; none where trials run one at a time.
     """
 
     def __init__(
@@ -79,15 +140,8 @@ class RunState:
         self.phase, self.steps, self.done = "start", 1, 0
         self.phase_started = self.started
         self.phase_seconds: float | None = None
-        self.doing = "checking what is needed"
-        self.trial_number: int | None = None
-        self.trial_started: float | None = None
-        self.configuration = ""
-        self.expected = ""
-        self.levels: list[str] = []
-        self.warnings: tuple[str, ...] = ()
-        self.rates: list[float] = []
-        self.p95s_ms: list[float] = []
+        self.now = CurrentMeasurement(doing="checking what is needed")
+        self.workers: dict[str, RunningWorker] = {}
         self.regret_bound: float | None = None
         history = History(earlier or {})
         self.best = best
@@ -101,27 +155,36 @@ class RunState:
         match event:
             case PhaseStarted(phase, steps, seconds):
                 self._begin_phase(phase, steps, seconds)
-            case StepStarted(step):
-                self.doing = step
             case ArtifactReady() | StepFinished():
                 self.done += 1
             case TrialStarted():
                 self._begin_trial(event)
             case DriftRunStarted(config):
                 self._begin(f"baseline rerun: {describe(config)}")
-            case LevelStarted(offered, seconds):
-                self.doing = level_started_text(offered, seconds)
-            case LevelFinished(level):
-                self.levels.append(level_text(level))
-                self.warnings = level.warnings or self.warnings
-                self.rates.append(level.achieved_per_second)
-                self.p95s_ms.append(level.latency_ms(95))
+            case DisturbanceCheckStarted(config, count):
+                self._begin(f"baseline alone, then on {count} workers at once: {describe(config)}")
             case SearchStatusChanged(status):
                 self.regret_bound = status.regret_bound
             case TrialFinished(record, best):
                 self._end_trial(record, best)
+            case WorkersStarted() | WorkerEvent() | WorkerLost():
+                self._watch_workers(event)
             case _:
-                pass
+                self.now.watch(event)
+
+    def _watch_workers(self, event: WorkersStarted | WorkerEvent | WorkerLost) -> None:
+        match event:
+            case WorkersStarted(locations):
+                self.workers = {
+                    name: self.workers.get(name, RunningWorker(own))
+                    for name, own in locations.items()
+                }
+            case WorkerEvent(name, number, own):
+                self._of_worker(name, number).watch(own)
+            case WorkerLost(name):
+                worker = self._worker(name)
+                worker.losses += 1
+                worker.measurement = None
 
     def time_left(self) -> TimeLeft:
         """Return the remaining time of the phase, unless it ends early."""
@@ -129,33 +192,53 @@ class RunState:
         by_clock = None if self.phase_seconds is None else max(0.0, self.phase_seconds - spent)
         each: float | None = None
         if self.phase == "search" and self._trial_seconds:
-            each = statistics.median(self._trial_seconds)
+            each = statistics.median(self._trial_seconds) / max(1, self._busy_workers)
         elif self.done:
             each = spent / self.done
         return TimeLeft(None if each is None else each * left, by_clock)
 
+    @property
+    def _busy_workers(self) -> int:
+        return sum(each.measurement is not None for each in self.workers.values())
+
     def _begin_phase(self, phase: str, steps: int, seconds: float | None) -> None:
         self.phase, self.steps, self.done = phase, max(1, steps), 0
         self.phase_started, self.phase_seconds = self._clock(), seconds
-        self._begin("")
-        self.trial_number = self.trial_started = None
+        self.now = CurrentMeasurement(doing=self.now.doing)
+        if phase != "search":
+            # What follows the search is measured alone.
+            self.workers = {}
 
     def _begin_trial(self, event: TrialStarted) -> None:
         # The steps of the confirm phase are rounds, of which each finalist has its own.
-        self.done = self.done if self.phase == "confirm" else event.measured - 1
+        if self.phase != "confirm":
+            self.done = event.measured - 1 - self._busy_workers
         self._begin(describe(event.config))
-        self.trial_number = event.number if self.phase == "search" else None
-        self.trial_started = self._clock()
+        self.now.number = event.number if self.phase == "search" else None
+        self.now.started = self._clock()
         if event.expected is not None:
-            self.expected = expectation_text(event.expected)
+            self.now.expected = expectation_text(event.expected)
+        if event.worker:
+            self._worker(event.worker).measurement = self.now
 
     def _begin(self, configuration: str) -> None:
-        self.configuration, self.expected = configuration, ""
-        self.levels, self.rates, self.p95s_ms = [], [], []
-        self.warnings = ()
+        self.now = CurrentMeasurement(configuration, doing=self.now.doing)
+
+    def _worker(self, name: str) -> RunningWorker:
+        return self.workers.setdefault(name, RunningWorker(""))
+
+    def _of_worker(self, name: str, number: int) -> CurrentMeasurement:
+        """Return what a worker measures: its trial, or a run of the baseline."""
+        measurement = self._worker(name).measurement
+        if measurement is None or measurement.number != number:
+            measurement = self.now
+        return measurement
 
     def _end_trial(self, record: TrialRecord, best: ConfirmedCapacity | None) -> None:
         self.done += 1
+        for worker in self.workers.values():
+            if worker.measurement is not None and worker.measurement.number == record.number:
+                worker.measurement = None
         # A failed calibration run has no recommendation, and does not withdraw the earlier one.
         if best is not None or self.phase in ("search", "confirm"):
             self.best = best

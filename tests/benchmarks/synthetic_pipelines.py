@@ -1,9 +1,9 @@
 """Made-up truths of a pipeline of three steps that share two cores, as tables to be searched.
 
-Every step has its own times. Executions slow each other down by pairs, and where they need more
-cores than there are. What a server would count of each step is counted: batches, with the times
-that they took while others ran, and queues. Beside that, each step has an error that is new for
-every layout and largest batch, and each measurement has noise.
+Every step has its own times. Executions slow each other down by pairs. What a server would count of
+each step is counted: batches, with the times that they took while others ran, and queues. Beside
+that, each step has an error that is new for every layout and largest batch, and each measurement
+has noise.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from optimizer.simulator.network_simulation import (
     network_closed_loop,
     network_open_loop,
 )
-from optimizer.simulator.prediction import Loads, PredictedCapacity, predict_capacity
+from optimizer.simulator.predicted_values import PredictedCapacity
+from optimizer.simulator.prediction import Loads, predict_capacity
 from optimizer.simulator.served_network import network_of, offered_streams
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.service_observation import executing
@@ -85,7 +86,6 @@ class PipelineTruth:
                 tuple(uniform(0.0, 0.3, "pair", a, b) if a != b else 0.0 for b in STEPS)
                 for a in STEPS
             ),
-            cores=CORES * uniform(0.7, 1.2, "cores"),
         )
 
     def curve(self, model: ModelServing) -> ServiceCurve:

@@ -49,11 +49,24 @@ def quickstart() -> Space:
     return load_space(shipped("search_spaces") / "quickstart.yaml", shipped_prices(), hardware)
 
 
-class Truth:
-    """Draws each effect once, by what it is an effect of."""
+SLOWER = {"fp32": 3.0, "fp16": 3.0, "bf16": 2.5, "int8": 1.8}
+"""Scales of another kind of hardware, one for each precision."""
 
-    def __init__(self, seed: int) -> None:
+_ELSEWHERE = 0.05
+"""Standard deviation of the logarithm of what such scales leave out."""
+
+
+class Truth:
+    """Draws each effect once, by what it is an effect of.
+
+    Args:
+        slower: factor of the times of each precision on another kind of hardware.
+    """
+
+    def __init__(self, seed: int, slower: Mapping[str, float] | None = None) -> None:
         self._rng = np.random.default_rng(seed)
+        self._elsewhere = np.random.default_rng([seed, 1])
+        self._slower = slower
         self._drawn: dict[Hashable, float] = {}
 
     def normal(self, sd: float, *key: Hashable) -> float:
@@ -68,6 +81,13 @@ class Truth:
             self._drawn[key] = float(self._rng.random())
         return low + (high - low) * self._drawn[key]
 
+    def _scale(self, precision: str, *layout: Hashable) -> float:
+        if self._slower is None:
+            return 1.0
+        if layout not in self._drawn:
+            self._drawn[layout] = math.exp(_ELSEWHERE * float(self._elsewhere.standard_normal()))
+        return self._slower[precision] * self._drawn[layout]
+
     def curve(self, model: ModelServing) -> ServiceCurve:
         """Times of a model served in some way."""
         artifact, [group] = model.artifact, model.groups
@@ -79,7 +99,7 @@ class Truth:
         sharing = self.uniform(1.0, 1.4, "sharing", runtime) if group.count > 1 else 1.0
         rough = self.normal(UNMODELLED, "rough", artifact, group, model.max_batch_size)
         sizes = tuple(sorted({1, model.max_batch_size}))
-        pace = sharing * rough / threads
+        pace = sharing * rough / threads * self._scale(precision, artifact, group)
         return ServiceCurve(
             sizes,
             tuple(pace * (fixed + each * size) for size in sizes),
@@ -90,10 +110,14 @@ class Truth:
         )
 
 
-def synthetic_table(seed: int) -> RecordedTable:
-    """One truth, each point measured twice, as far above it as below."""
+def synthetic_table(seed: int, slower: Mapping[str, float] | None = None) -> RecordedTable:
+    """One truth, each point measured twice, as far above it as below.
+
+    Args:
+        slower: see `Truth`; None is the first kind of hardware.
+    """
     space = quickstart()
-    truth = Truth(seed)
+    truth = Truth(seed, slower)
     rows: list[RecordedRow] = []
     for row in range(len(space.search_space)):
         position = space.search_space.at(row)

@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 
 from optimizer.commands.run_context import (
     RunContext,
-    cache_folder,
+    artifact_cache,
     open_space,
     require_machine,
 )
@@ -116,12 +116,12 @@ def bench(space: Space, folder: Path, binary: Path, seconds: float) -> Iterator[
     slot = Slot(cores[:1], cores[-1:])
     _, machine = require_machine(space)
     directory = StudyDirectory(folder / space.study)
-    context = RunContext(space, directory, cache_folder(None), slot, machine)
+    context = RunContext(space, directory, artifact_cache(None), slot, machine)
 
     def ignore(_: Event) -> None:
         pass
 
-    with context.session(ignore) as (session, prepared):
+    with context.prepared_session(ignore) as (session, prepared):
         config = prepared.space.config(prepared.space.baseline)
         served = session.serve(config, files_of(config, prepared.files))
         with context.levels(ignore) as levels, levels.on(served, config) as run:

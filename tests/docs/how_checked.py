@@ -26,6 +26,8 @@ _RECORDS = "tests/e2e/test_record.py runs it, on a tiny model, and replays its t
 
 _SERVES = "serves until it is interrupted; tests/e2e/test_serve.py starts and ends it"
 
+_GPUS = "needs several GPUs; tests/unit/test_machine_slots.py divides recorded machines"
+
 _PATCHES = (
     "needs a study of a model repository; tests/e2e/test_patch.py exports, applies and verifies one"
 )
@@ -53,8 +55,24 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer run space.yaml --study second --warm-start my-model": (
         "is the command of docs/how-to/own-prices.md, which is run, with another study"
     ),
+    "python -m optimizer run space.yaml --study team "
+    "--storage postgresql://me@db.example.com/studies": (
+        "needs PostgreSQL; tests/e2e/test_team.py runs it, with a server of its own"
+    ),
+    "python -m optimizer run space.yaml --study shared --cache file:///srv/artefacts": (
+        "tests/e2e/test_team.py runs it on two caches, with a folder of its own"
+    ),
+    "python -m optimizer run space.yaml --study second-kind --prior my-model": (
+        "is run by tests/e2e/test_team.py, on a tiny model"
+    ),
     "python -m optimizer run space.yaml --with cold-start --with transports": (
         "is run by tests/e2e/test_winner.py, on a tiny model"
+    ),
+    "python -m optimizer run space.yaml --gpus all": _GPUS,
+    "python -m optimizer run space.yaml --gpus 0,2": _GPUS,
+    "python -m optimizer run space.yaml --gpus all --max-disturbance 10%": _GPUS,
+    "python -m optimizer run space.yaml --slots 4": (
+        "needs four cores; tests/e2e/test_slots.py runs it with two slots, on a tiny model"
     ),
     "python -m optimizer run search_spaces/text_classification.yaml": (
         "tests/e2e/test_text_classification.py runs the same pipeline, with a tiny model"

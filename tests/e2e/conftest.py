@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.cache import ArtifactCache
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.runtimes import Runtime
 from optimizer.configuration.runtimes.spec import Precision
@@ -41,7 +42,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Exported once: the slowest thing that these tests need."""
     folder = tmp_path_factory.mktemp("built")
     space = open_space(tiny.write_space(folder, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
-    with BuildProcess(folder / "cache", folder / "build.log", threads=2) as builds:
+    with BuildProcess(ArtifactCache(folder / "cache"), folder / "build.log", threads=2) as builds:
         prepared = builds.prepare_model(space.models[0])
         outputs = prepared.outputs
         files = {

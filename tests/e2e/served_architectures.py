@@ -139,7 +139,9 @@ def architecture_bench(folder: Path) -> Iterator[ArchitectureBench]:
     """Start what all architectures share."""
     with (
         embedded_session(folder) as session,
-        ComparingBuildProcess(folder / "cache", folder / "build.log", threads=1) as builds,
+        ComparingBuildProcess(
+            ArtifactCache(folder / "cache"), folder / "build.log", threads=1
+        ) as builds,
         LoadClient(local_slot().client_cores) as client,
     ):
         yield ArchitectureBench(folder, session, builds, client)

@@ -13,6 +13,7 @@ import pytest
 from optimizer.artifacts.build_context import ReportProgress, no_progress
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact
+from optimizer.artifacts.cache import ArtifactCache
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import EverythingFailedError
@@ -84,7 +85,9 @@ def gate(tmp_path: Path, session: ServingSession) -> Gate:
     def run(fault: str, **parameters: Any) -> tuple[Prepared, list[Event]]:
         space = open_space(tiny.write_space(tmp_path, content(tmp_path, **parameters)))
         events: list[Event] = []
-        with FaultyBuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+        with FaultyBuildProcess(
+            ArtifactCache(tmp_path / "cache"), tmp_path / "build.log", threads=2
+        ) as builds:
             builds.fault = fault
             directory = StudyDirectory(tmp_path / "study")
             phase = PreparePhase(directory, builds, session, events.append)
@@ -179,7 +182,9 @@ def test_requests_of_several_inferences_are_gated_in_their_own_multiples(
     made = content(tmp_path)
     made["traffic"]["batch_size"] = 4
     space = open_space(tiny.write_space(tmp_path, made))
-    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+    with BuildProcess(
+        ArtifactCache(tmp_path / "cache"), tmp_path / "build.log", threads=2
+    ) as builds:
         phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, lambda _: None)
         prepared = phase.run(space.models, space.search_space)
     shapes = prepared.gated[0].shapes
@@ -220,7 +225,9 @@ def test_an_output_without_a_row_per_request_is_served_without_batches(
 ) -> None:
     made = content(tmp_path, fault, runtime=runtimes)
     space, events = open_space(tiny.write_space(tmp_path, made)), list[Event]()
-    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+    with BuildProcess(
+        ArtifactCache(tmp_path / "cache"), tmp_path / "build.log", threads=2
+    ) as builds:
         directory = StudyDirectory(tmp_path / "study")
         phase = PreparePhase(directory, builds, session, events.append)
         prepared = phase.run(space.models, space.search_space)
@@ -241,7 +248,9 @@ def test_a_source_with_a_length_baked_in_names_the_length(
     tmp_path: Path, session: ServingSession
 ) -> None:
     space = open_space(tiny.write_space(tmp_path, content(tmp_path, "length baked in")))
-    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+    with BuildProcess(
+        ArtifactCache(tmp_path / "cache"), tmp_path / "build.log", threads=2
+    ) as builds:
         phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, lambda _: None)
         with pytest.raises(EverythingFailedError, match="model words: words at 8 tokens: "):
             phase.run(space.models, space.search_space)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.cache import ArtifactCache
 from optimizer.commands.run_context import open_space
 from optimizer.search.prepare import PreparePhase
 from optimizer.study.directory import StudyDirectory
@@ -31,7 +32,7 @@ def gated(folder: Path, length: int) -> dict[tuple[str, str], GatedArtifact]:
     space = open_space(tiny.write_space(folder, content))
     with (
         embedded_session(folder) as session,
-        BuildProcess(folder / "cache", folder / "build.log", threads=2) as builds,
+        BuildProcess(ArtifactCache(folder / "cache"), folder / "build.log", threads=2) as builds,
     ):
         phase = PreparePhase(StudyDirectory(folder / "study"), builds, session, lambda _: None)
         found = phase.run(space.models, space.search_space).gated

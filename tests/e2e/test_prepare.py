@@ -54,7 +54,7 @@ def prepared(
 ) -> tuple[Prepared, list[str]]:
     """What the phase leaves, and the notes that it gave."""
     notes: list[Event] = []
-    with BuildProcess(built.cache, folder / "build.log", threads=2) as builds:
+    with BuildProcess(ArtifactCache(built.cache), folder / "build.log", threads=2) as builds:
         phase = PreparePhase(StudyDirectory(folder / "study"), builds, session, notes.append)
         found = phase.run(space.models, space.search_space)
     return found, [note.text for note in notes if isinstance(note, Note)]
@@ -93,7 +93,9 @@ def test_a_crash_of_one_build_drops_what_is_made_from_it_alone(
     runtimes = ["pytorch", "onnxruntime", "openvino"]
     content = tiny.space(parameters={"runtime": runtimes, "batching": False})
     space = open_space(tiny.write_space(tmp_path, content))
-    with CrashingBuildProcess(built.cache, tmp_path / "build.log", threads=2) as builds:
+    with CrashingBuildProcess(
+        ArtifactCache(built.cache), tmp_path / "build.log", threads=2
+    ) as builds:
         builds.crash = crash
         phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, print)
         found = phase.run(space.models, space.search_space)
@@ -115,7 +117,9 @@ def test_a_model_whose_attention_needs_another_kernel_is_exported_all_the_same(
                    "vocab_size": 1000},
     }  # fmt: skip
     space = open_space(tiny.write_space(tmp_path, content))
-    with BuildProcess(tmp_path / "cache", tmp_path / "build.log", threads=2) as builds:
+    with BuildProcess(
+        ArtifactCache(tmp_path / "cache"), tmp_path / "build.log", threads=2
+    ) as builds:
         phase = PreparePhase(StudyDirectory(tmp_path / "study"), builds, session, print)
         found = phase.run(space.models, space.search_space)
     reasons = {each.spec.runtime: each.dropped for each in found.gated}

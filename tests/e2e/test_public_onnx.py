@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.cache import ArtifactCache
 from optimizer.commands.run_context import open_space
 from optimizer.errors import UsageError
 from optimizer.load.client import LoadClient
@@ -142,7 +143,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("public")
     with (
         embedded_session(folder) as session,
-        BuildProcess(folder / "cache", folder / "build.log", threads=2) as builds,
+        BuildProcess(ArtifactCache(folder / "cache"), folder / "build.log", threads=2) as builds,
         LoadClient() as client,
     ):
         yield Bench(session, builds, client)

@@ -73,7 +73,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
 
 @pytest.fixture(scope="module")
 def prepared(searched: Searched) -> PreparedModel:
-    with BuildProcess(searched.cache, searched.cache.parent / "again.log", threads=2) as builds:
+    with BuildProcess(
+        ArtifactCache(searched.cache), searched.cache.parent / "again.log", threads=2
+    ) as builds:
         return builds.prepare_model(searched.model)
 
 
@@ -197,7 +199,9 @@ def test_triton_serves_what_the_runtime_calculates(
     run: Run,
 ) -> None:
     spec = ArtifactSpec("minilm", runtime, "python", precision)
-    with BuildProcess(searched.cache, searched.cache.parent / "again.log", threads=2) as builds:
+    with BuildProcess(
+        ArtifactCache(searched.cache), searched.cache.parent / "again.log", threads=2
+    ) as builds:
         artifact = builds.build(spec, searched.model)
     assert artifact.cached
     file = artifact.path / ("model.xml" if runtime == "openvino" else "model.onnx")

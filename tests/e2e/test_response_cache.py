@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,15 @@ def test_no_cache_is_recommended_where_requests_are_unique(
     assert "response_cache" not in text
 
 
-def test_the_simulator_leaves_the_cache_to_measurements(repeated: tuple[Path, Optimizer]) -> None:
-    simulated = run_to_end(repeated[0], "simulate", "tiny")
-    assert simulated.process.returncode == 2
-    assert "a response cache answers repeated requests to embedder" in simulated.errors
+def test_the_simulator_predicts_what_the_cache_leaves_to_the_model(
+    repeated: tuple[Path, Optimizer],
+) -> None:
+    per_second = {}
+    for cache in ("false", "true"):
+        simulated = run_to_end(repeated[0], "simulate", "tiny", "--set", f"response_cache={cache}")
+        assert simulated.process.returncode == 0, simulated.errors
+        [rate] = re.findall(r"saturates at ([\d,]+)/s", simulated.output)
+        per_second[cache] = float(rate.replace(",", ""))
+    [expected] = {split["expected_hit_rate"] for split in cached_splits(repeated[0])}
+    answered = 1 - per_second["false"] / per_second["true"]
+    assert answered == pytest.approx(expected, abs=0.05)

@@ -19,6 +19,7 @@ from tritonclient.grpc import model_config_pb2
 
 from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.cache import ArtifactCache
 from optimizer.commands.run_context import open_space
 from optimizer.configuration import releases
 from optimizer.configuration.releases import EngineFacts, Release
@@ -465,7 +466,9 @@ def test_a_server_that_dies_during_the_accuracy_gate_costs_no_artefact(
     monkeypatch.setattr(ServerControl, "infer", infer)
     space = open_space(tiny.write_space(tmp_path, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
     notes: list[Event] = []
-    with BuildProcess(serving.built.cache, tmp_path / "build.log", threads=2) as builds:
+    with BuildProcess(
+        ArtifactCache(serving.built.cache), tmp_path / "build.log", threads=2
+    ) as builds:
         phase = PreparePhase(
             StudyDirectory(tmp_path / "study"), builds, serving.session, notes.append
         )

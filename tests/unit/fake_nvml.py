@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +31,7 @@ class Card:
     mig: int | None = 0
     mps: tuple[int, ...] | None = ()
     pids: tuple[int, ...] | None = ()
+    instances: Sequence[str] = ()  # UUIDs of its MIG devices
 
 
 def install_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +41,31 @@ def install_none(monkeypatch: pytest.MonkeyPatch) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", fail)
+
+
+class _Devices:
+    """The cards, and the MIG devices of those that are divided; a handle is the card itself."""
+
+    def __init__(self, cards: dict[str, Card]) -> None:
+        self._cards = cards
+        self._divided = {
+            uuid: replace(card, name=f"{card.name} MIG 1g.5gb", total_mib=4864, mig=None)
+            for card in cards.values()
+            for uuid in card.instances
+        }
+
+    def uuid_of(self, card: Card) -> str:
+        every = {**self._cards, **self._divided}
+        return next(uuid for uuid, own in every.items() if own is card)
+
+    def bus_id_of(self, card: Card) -> str:
+        number = next(n for n, own in enumerate(self._cards.values()) if own is card)
+        return f"00000000:{number + 16:02X}:00.0"
+
+    def mig_device(self, card: Card, number: int) -> Card:
+        if number >= len(card.instances):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return self._divided[card.instances[number]]
 
 
 def install(
@@ -57,6 +83,8 @@ def install(
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return cards[uuid]
 
+    devices = _Devices(cards)
+
     def running(pids: tuple[int, ...] | None) -> list[SimpleNamespace]:
         return [SimpleNamespace(pid=pid) for pid in told(pids)]
 
@@ -66,7 +94,10 @@ def install(
         "nvmlDeviceGetCount": lambda: len(cards),
         "nvmlDeviceGetHandleByIndex": lambda number: list(cards.values())[number],
         "nvmlDeviceGetHandleByUUID": by_uuid,
-        "nvmlDeviceGetUUID": lambda card: next(u for u, own in cards.items() if own is card),
+        "nvmlDeviceGetUUID": devices.uuid_of,
+        "nvmlDeviceGetPciInfo": lambda card: SimpleNamespace(busId=devices.bus_id_of(card)),
+        "nvmlDeviceGetMaxMigDeviceCount": lambda card: 7,
+        "nvmlDeviceGetMigDeviceHandleByIndex": devices.mig_device,
         "nvmlDeviceGetCudaComputeCapability": lambda card: card.capability,
         "nvmlDeviceGetName": lambda card: card.name,
         "nvmlDeviceGetUtilizationRates": lambda c: SimpleNamespace(gpu=told(c.utilization)),

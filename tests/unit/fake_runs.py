@@ -38,8 +38,8 @@ class FakeRuns:
         self._artifact.mkdir()
         (self._artifact / "model.xml").write_text("a graph")
         self._cache = root / "cache"
-        monkeypatch.setattr(run_context, "require_machine", lambda _: (SETTING.slot, MACHINE))
         for module in (run_context, wiring):
+            monkeypatch.setattr(module, "require_machine", lambda *_: (SETTING.slot, MACHINE))
             monkeypatch.setattr(module, "require_packages", lambda *_: None)
         monkeypatch.setattr(run_context.RunContext, "evaluator", self._evaluates)
 

@@ -59,6 +59,6 @@ def shown_search(results: Path) -> Iterator[Search]:
         notes = StudyNotes(
             shown, directory, searched, search.context.limit_names, search.events.append
         )
-        files = TrialFiles(shown, texts_of, directory.server_log, search.events.append)
+        files = TrialFiles(shown, texts_of, directory.server_log_of, search.events.append)
         search.watchers += [notes, files]
         yield search

@@ -44,7 +44,9 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def builds(cache_root: Path) -> Iterator[BuildProcess]:
-    with BuildProcess(cache_root, cache_root.parent / "build.log", threads=2) as builds:
+    with BuildProcess(
+        ArtifactCache(cache_root), cache_root.parent / "build.log", threads=2
+    ) as builds:
         yield builds
 
 
@@ -105,7 +107,7 @@ def test_it_tells_how_far_it_is_and_listeners_that_fail_cost_the_job(tmp_path: P
         told.append(text)
         raise KeyboardInterrupt
 
-    with BuildProcess(tmp_path / "cache", tmp_path / "log", threads=2) as builds:
+    with BuildProcess(ArtifactCache(tmp_path / "cache"), tmp_path / "log", threads=2) as builds:
         with pytest.raises(KeyboardInterrupt):
             builds.prepare_model(MODEL, interrupted)
         assert builds.prepare_model(MODEL).references[0].outputs["logits"].shape == (8, 3)
@@ -191,7 +193,7 @@ def test_what_is_cached_is_found_without_torch(
     first = [builds.build(artifact(*pair), MODEL) for pair in PAIRS]
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     log = tmp_path / "log"
-    with BuildProcess(cache_root, log, threads=1) as fresh:
+    with BuildProcess(ArtifactCache(cache_root), log, threads=1) as fresh:
         assert not fresh.prepare_model(MODEL).built
         again = [fresh.build(artifact(*pair), MODEL) for pair in PAIRS]
     assert all(made.cached for made in again)
@@ -266,7 +268,7 @@ def test_a_hub_checkpoint_that_is_out_of_reach(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = TransformersSource("BertModel", checkpoint="nobody/no-such-model")
     with (
-        BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1) as builds,
+        BuildProcess(ArtifactCache(tmp_path / "cache"), tmp_path / "log", threads=1) as builds,
         pytest.raises(BuildFailure, match=r"checkpoint 'nobody/no-such-model' .* from the hub"),
     ):
         builds.prepare_model(replace(MODEL, source=source))
@@ -322,7 +324,7 @@ def building_pid(cache: Path) -> int:
 def test_a_killed_build_is_a_build_failure_and_the_next_one_works(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     killer = threading.Thread(target=lambda: os.kill(building_pid(cache), signal.SIGKILL))
-    with BuildProcess(cache, tmp_path / "log", threads=1) as builds:
+    with BuildProcess(ArtifactCache(cache), tmp_path / "log", threads=1) as builds:
         killer.start()
         with pytest.raises(BuildFailure, match=r"tiny: the build was killed by SIGKILL; see .*log"):
             builds.prepare_model(MODEL)
@@ -335,14 +337,16 @@ def test_a_killed_build_is_a_build_failure_and_the_next_one_works(tmp_path: Path
 
 def test_a_build_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with (
-        BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1, timeout_s=0.05) as builds,
+        BuildProcess(
+            ArtifactCache(tmp_path / "cache"), tmp_path / "log", threads=1, timeout_s=0.05
+        ) as builds,
         pytest.raises(BuildFailure, match=r"tiny: not built after 0\.05 s"),
     ):
         builds.prepare_model(MODEL)
 
 
 def test_closing_twice_is_fine_and_does_not_start_anything(tmp_path: Path) -> None:
-    builds = BuildProcess(tmp_path / "cache", tmp_path / "log", threads=1)
+    builds = BuildProcess(ArtifactCache(tmp_path / "cache"), tmp_path / "log", threads=1)
     builds.close()
     builds.close()
     assert list(tmp_path.iterdir()) == []
@@ -352,9 +356,10 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.cache import ArtifactCache
 from tests.unit.tiny_bert import MODEL
 folder = Path({str(tmp_path)!r})
-BuildProcess(folder / "cache", folder / "log", 1).prepare_model(MODEL)
+BuildProcess(ArtifactCache(folder / "cache"), folder / "log", 1).prepare_model(MODEL)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", script], env=environment) as parent:

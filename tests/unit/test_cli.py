@@ -297,11 +297,11 @@ def test_options_become_the_request(
         default,
         RunOptions(
             Path("my.yaml"), "night-1", 40, 5400.0, 7, "tpe", "postgresql://here/db", "night-0",
-            results=Path("out"), cache=Path("kept"),
+            results=Path("out"), cache="kept",
         ),
         replace(default, also_limits_ms=(300.0, 100.0)),
         replace(default, also_limits_ms=(300.0,), sampler="guided"),
-        replace(default, cache=Path("/elsewhere")),
+        replace(default, cache="/elsewhere"),
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -515,3 +516,26 @@ def test_colour_is_for_terminals_and_not_where_it_is_unwanted(
     assert "\x1b" not in printed(examination)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[32m" not in drawn()
+
+
+_EACH = "measures a configuration on each of 2 x NVIDIA T4"
+
+
+@pytest.mark.parametrize(
+    ("cards", "told"),
+    [
+        ([Card()], []),
+        ([Card(), Card()], [f"run --gpus all {_EACH}"]),
+        (
+            [Card(), Card(), Card("NVIDIA A10G", (8, 6))],
+            [f"run --gpus with their numbers {_EACH}"],
+        ),
+    ],
+)
+def test_several_gpus_of_one_model_may_run_trials_at_once(
+    look_at: Look, cards: list[Card], told: list[str]
+) -> None:
+    present = {f"GPU-{n}": card for n, card in enumerate(cards)}
+    examined = look_at(replace(gpu_machine(), cards=present))
+    results = [result for area in examined.areas for result in area.results]
+    assert [each.detail for each in results if each.part == "trials at once"] == told

@@ -67,7 +67,7 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that holds the model's graphs."""
     root = tmp_path_factory.mktemp("engines") / "cache"
-    with BuildProcess(root, root.parent / "log", threads=2) as shop:
+    with BuildProcess(ArtifactCache(root), root.parent / "log", threads=2) as shop:
         shop.build(artifact("onnxruntime", "fp16"), MODEL)
     return root
 
@@ -75,7 +75,9 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("beside")
 def test_a_plan_is_built_once_and_says_what_it_is(cache_root: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(
+        ArtifactCache(cache_root), tmp_path / "log", threads=1, engines=LOCAL
+    ) as shop:
         made = shop.build(SPEC, MODEL, told.append)
         again = shop.build(SPEC, MODEL)
         larger = shop.build(replace(SPEC, profile=EngineProfile(2, 8)), MODEL)
@@ -95,7 +97,7 @@ def test_a_plan_is_built_once_and_says_what_it_is(cache_root: Path, tmp_path: Pa
 @pytest.mark.usefixtures("beside")
 def test_without_a_gpu_there_is_no_engine(cache_root: Path, tmp_path: Path) -> None:
     with (
-        BuildProcess(cache_root, tmp_path / "log", threads=1) as shop,
+        BuildProcess(ArtifactCache(cache_root), tmp_path / "log", threads=1) as shop,
         pytest.raises(BuildFailure, match="on and for a GPU, and there is none"),
     ):
         shop.build(SPEC, MODEL)
@@ -114,7 +116,7 @@ def prepared(folder: Path, cache_root: Path, gpu: Gpu = A10G) -> tuple[Prepared,
     space = SearchSpace(parameters, Hardware(4, 16_000, (gpu,)), Limits())
     events: list[Event] = []
     with BuildProcess(
-        cache_root, folder / "log", threads=1, engines=replace(LOCAL, gpu=gpu)
+        ArtifactCache(cache_root), folder / "log", threads=1, engines=replace(LOCAL, gpu=gpu)
     ) as shop:
         own = shop.prepare_model(MODEL)
         reference = own.references[0].outputs["logits"]
@@ -157,7 +159,9 @@ def test_a_failed_build_leaves_the_build_process_running(
 ) -> None:
     install_beside(beside, 10, no_plan=True, log_error="Cuda Runtime (out of memory)")
     spec = replace(SPEC, profile=EngineProfile(1, 16))
-    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(
+        ArtifactCache(cache_root), tmp_path / "log", threads=1, engines=LOCAL
+    ) as shop:
         for _ in range(2):
             with pytest.raises(BuildFailure, match="found no engine for this graph") as failed:
                 shop.build(spec, MODEL)
@@ -195,7 +199,9 @@ def test_a_build_dies_with_the_build_process(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(
+        ArtifactCache(cache_root), tmp_path / "log", threads=1, engines=LOCAL
+    ) as shop:
         with pytest.raises(BuildFailure, match="killed by SIGKILL"):
             shop.build(replace(SPEC, profile=EngineProfile(3, 3)), MODEL)
         killer.join()
@@ -328,10 +334,14 @@ def test_what_is_there_already_needs_no_room(
     )
     missing = replace(SPEC, profile=EngineProfile(5, 5))
     unknown = replace(SPEC, profile=None)
-    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(
+        ArtifactCache(cache_root), tmp_path / "log", threads=1, engines=LOCAL
+    ) as shop:
         shop.build(SPEC, MODEL)
     monkeypatch.syspath_prepend(str(full))
-    with BuildProcess(cache_root, tmp_path / "log", threads=1, engines=LOCAL) as shop:
+    with BuildProcess(
+        ArtifactCache(cache_root), tmp_path / "log", threads=1, engines=LOCAL
+    ) as shop:
         shop.require_room([SPEC, artifact("onnxruntime", "fp16"), unknown], MODEL, 1)
         with pytest.raises(RequirementError, match="0 MiB are free"):
             shop.require_room([SPEC, missing], MODEL, 1)

@@ -34,8 +34,8 @@ def constant(ms: float, instances: int = 1) -> ServiceCurve:
     return ServiceCurve((1, 64), (ms, ms), busy_factors=(1.0,) * instances)
 
 
-def batcher(name: str, ms: float, scheduler: Scheduler = ALONE, cores: float = 0.0) -> Batcher:
-    return Batcher(name, scheduler, constant(ms, scheduler.instances), cores=cores)
+def batcher(name: str, ms: float, scheduler: Scheduler = ALONE) -> Batcher:
+    return Batcher(name, scheduler, constant(ms, scheduler.instances))
 
 
 def chain(*batchers: Batcher) -> Network:
@@ -186,18 +186,11 @@ def test_executions_slow_each_other_down_while_both_run() -> None:
     np.testing.assert_allclose(simulated.batchers[0].execution_ms, [16])
 
 
-def test_executions_share_cores_where_they_need_more() -> None:
-    sources = tuple(NetworkSource((NetworkCall(n),)) for n in range(3))
-    batchers = tuple(batcher(name, 10, cores=1) for name in "abc")
-    network = Network(batchers, sources, Contention(cores=2.0))
-    np.testing.assert_allclose(simulate(network, [0, 0], [0, 1]).done_ms, [10, 10])
-    np.testing.assert_allclose(simulate(network, [0, 0, 0], [0, 1, 2]).done_ms, [15, 15, 15])
-
-
 def test_a_composed_model_that_waits_slows_nothing_down() -> None:
-    top = replace(batcher("top", 2, cores=1), calls=(NetworkCall(1),))
+    top = replace(batcher("top", 2), calls=(NetworkCall(1),))
+    pairs = ((0.0, 0.0), (math.log(2.0), 0.0))
     network = Network(
-        (top, batcher("a", 5, cores=1)), (NetworkSource((NetworkCall(0),)),), Contention(cores=1.0)
+        (top, batcher("a", 5)), (NetworkSource((NetworkCall(0),)),), Contention(pairs)
     )
     assert simulate(network, [0]).done_ms.tolist() == [7]
 
@@ -218,14 +211,14 @@ def test_every_request_is_answered_once(
 ) -> None:
     calls = (NetworkCall(1, count=count),)
     batchers = (
-        Batcher("top", one, curve, calls, cores=1.0),
-        Batcher("step", replace(two, policy=policy), curve, cores=1.0),
+        Batcher("top", one, curve, calls),
+        Batcher("step", replace(two, policy=policy), curve),
     )
     sources = (
         NetworkSource((NetworkCall(0), NetworkCall(1, (0,)))),
         NetworkSource((NetworkCall(1),)),
     )
-    contention = Contention(((0.0, pressure), (pressure / 2, 0.0)), cores=2.0)
+    contention = Contention(((0.0, pressure), (pressure / 2, 0.0)))
     network = Network(batchers, sources, contention, outside_ms=0.5)
     draws = network.draw(np.arange(len(gaps)) % 3 // 2, np.random.default_rng(2))
     simulated = network_open_loop(network, np.cumsum(gaps), draws)

@@ -19,11 +19,9 @@ REQUESTS = 600_000
 STATES = 40
 
 
-def queue(
-    service_ms: float, instances: int = 1, spread: float = 1.0, cores: float = 0.0
-) -> Batcher:
+def queue(service_ms: float, instances: int = 1, spread: float = 1.0) -> Batcher:
     curve = ServiceCurve((1, 2), (service_ms, service_ms), spread, (1.0,) * instances)
-    return Batcher("m", Scheduler(1, dynamic=False, instances=instances), curve, cores=cores)
+    return Batcher("m", Scheduler(1, dynamic=False, instances=instances), curve)
 
 
 def poisson(network: Network, per_ms: float, mix: tuple[float, ...] = ()) -> NetworkSimulation:
@@ -116,18 +114,6 @@ def test_mean_wait_of_a_composed_model_is_that_of_the_sum_of_its_times() -> None
     variance = 0.25**2 + 0.3**2 + 0.2**2
     waits_ms = poisson(network, 0.7).batchers[0].queue_ms
     assert waits_ms.mean() == pytest.approx(0.7 * (1 + variance) / (2 * 0.3), rel=0.02)
-
-
-@pytest.mark.parametrize("models", [2, 4])
-def test_models_that_share_one_core_are_one_processor(models: int) -> None:
-    """Exponential work leaves at one rate whoever is served: the number is that of M/M/1-PS."""
-    queues = tuple(queue(1.0, cores=1.0) for _ in range(models))
-    sources = tuple(NetworkSource((NetworkCall(n),)) for n in range(models))
-    simulated = poisson(Network(queues, sources, Contention(cores=1.0)), 0.7)
-    assert simulated.latency_ms.mean() == pytest.approx(1 / 0.3, rel=0.02)
-    for n in range(models):
-        own = simulated.latency_ms[simulated.source == n]
-        assert own.mean() == pytest.approx(1 / 0.3, rel=0.05)
 
 
 def test_time_of_models_that_slow_each_other_down_is_that_of_the_markov_chain() -> None:

@@ -15,7 +15,7 @@ import pytest
 import optimizer
 from optimizer import commands
 from optimizer.cli import commands as command_line
-from optimizer.commands.run_context import cache_folder
+from optimizer.commands.run_context import artifact_cache
 
 PRINTING = {"verbosity", "print_only"}
 """Parameters of the command line that only choose what is printed."""
@@ -90,10 +90,10 @@ def test_the_cache_is_the_users_own_unless_a_folder_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.delenv("OPTIMIZER_CACHE", raising=False)
-    assert cache_folder(None) == Path("/xdg/triton-cost-optimizer")
-    assert cache_folder(Path("kept")) == tmp_path / "kept"
+    assert artifact_cache(None).root == Path("/xdg/triton-cost-optimizer")
+    assert artifact_cache(Path("kept")).root == tmp_path / "kept"
     monkeypatch.setenv("OPTIMIZER_CACHE", "elsewhere")
-    assert cache_folder(None) == tmp_path / "elsewhere"
+    assert artifact_cache(None).root == tmp_path / "elsewhere"
 
 
 def test_the_package_installs_the_command_under_two_names() -> None:

@@ -105,7 +105,9 @@ def test_a_table_that_is_no_file_and_does_not_ship_is_refused_with_those_that_do
     assert "short_sequences" in str(ran.exception)
 
 
-@pytest.mark.parametrize("name", ["precision_and_instances", "short_sequences"])
+@pytest.mark.parametrize(
+    "name", ["precision_and_instances", "short_sequences", "text_classification"]
+)
 def test_shipped_tables_hold_every_point_and_the_best_again_and_again(name: str) -> None:
     table = open_table(name)
     space = table.space.search_space
@@ -115,3 +117,16 @@ def test_shipped_tables_hold_every_point_and_the_best_again_and_again(name: str)
     assert kinds["repeat"] == ROUNDS * BEST
     assert kinds["latencies"] == SAMPLE
     assert table.space.machine.server == "embedded"
+
+
+def test_tuning_all_steps_of_the_pipeline_beats_tuning_its_model_alone() -> None:
+    table = open_table("text_classification")
+    space = table.space.search_space
+    others = [n for n, p in enumerate(space.parameters) if p.model in ("tokenizer", "labeller")]
+    model_alone = [
+        capacity
+        for position, capacity in table.true_capacity.items()
+        if all(position[n] == space.baseline[n] for n in others)
+    ]
+    assert len(model_alone) == 20
+    assert table.best_capacity > 1.4 * max(model_alone)

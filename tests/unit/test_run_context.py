@@ -13,6 +13,8 @@ from optimizer.commands import run_context
 from optimizer.commands.run_context import RunContext, open_run
 from optimizer.errors import SpaceChangedError, StudyBusyError, UsageError
 from optimizer.machine.fingerprint import Machine
+from optimizer.machine.slots import Slot
+from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note
 from tests.unit.studies import MACHINE, SETTING
@@ -32,13 +34,13 @@ def opened(root: Path, **options: Any) -> AbstractContextManager[RunContext]:
 
 
 def test_a_refused_check_leaves_no_file(tmp_path: Path) -> None:
-    def refuse(machine: Machine) -> None:
-        assert machine == MACHINE
+    def refuse(space: Space) -> tuple[Slot, Machine]:
+        assert space == SPACE
         raise UsageError("not here")
 
     with (
         pytest.raises(UsageError, match="not here"),
-        opened(tmp_path / "study", check=refuse),
+        opened(tmp_path / "study", require=refuse),
     ):
         pytest.fail("it was opened")
     assert list(tmp_path.iterdir()) == []
@@ -46,7 +48,7 @@ def test_a_refused_check_leaves_no_file(tmp_path: Path) -> None:
 
 def test_an_open_run_holds_its_directory(tmp_path: Path) -> None:
     with opened(tmp_path, seed=7, extra_limits_ms=(50.0,)) as context:
-        assert context.cache == tmp_path / "cache"
+        assert context.cache.root == tmp_path / "cache"
         assert (context.seed, context.study_context.extra_limits_ms) == (7, (50.0,))
         assert context.machine_json["server_cores"] == list(SETTING.slot.cores)
         with pytest.raises(StudyBusyError), opened(tmp_path):

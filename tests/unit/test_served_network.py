@@ -116,7 +116,6 @@ def test_a_step_that_fills_its_instances_shows_their_rate_and_others_what_they_c
     assert [other.name for other in one.others] == ["b"]
     assert one.others[0].mean_busy == pytest.approx(50 * 18.2e-3)
     assert two.others[0].mean_busy == pytest.approx(400 * 0.6e-3)
-    assert one.cores == 4
 
 
 def test_the_own_time_of_a_bls_model_is_without_that_of_its_steps() -> None:
@@ -138,11 +137,9 @@ def test_what_executes_at_the_same_time_is_simulated() -> None:
     service = ServiceModel(observe(CONFIG, shown))
     workload = Workload((stream("top"),))
     alone = overlaps_of(CONFIG, shown, service, workload, concurrency=1)
-    assert alone["a"].mean_busy["b"] == pytest.approx(0.0, abs=1e-6)
-    assert [(state.own, state.total) for state in alone["b"].in_use] == [(1.0, 1.0)]
+    assert alone["a"]["b"] == pytest.approx(0.0, abs=1e-6)
     many = overlaps_of(CONFIG, shown, service, workload, concurrency=20)
-    assert many["a"].mean_busy["b"] > 0.5
-    assert sum(state.probability for state in many["a"].in_use) == pytest.approx(1.0)
+    assert many["a"]["b"] > 0.5
 
 
 def test_contention_is_told_from_own_times_by_a_light_load() -> None:

@@ -26,6 +26,7 @@ from optimizer.commands.run_context import with_progress
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError, UsageError
 from optimizer.files.atomic import write_json
+from optimizer.measurement.disturbance import DisturbanceCheck, WorkerRate
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
     LevelFinished,
@@ -36,6 +37,9 @@ from optimizer.study.events import (
     StepStarted,
     TrialStarted,
     Watcher,
+    WorkerEvent,
+    WorkerLost,
+    WorkersStarted,
 )
 from optimizer.study.progress_file import ProgressFile, progress_from_json
 from optimizer.study.run_state import RunState
@@ -355,3 +359,35 @@ def test_an_interruption_ends_the_watching(
     monkeypatch.setattr(status_module, "time", SimpleNamespace(time=time.time, sleep=interrupt))
     with directory.locked():
         assert optimizer("status", "mine", "--watch").code == 0
+
+
+def test_status_shows_workers_their_trials_and_their_losses(directory: StudyDirectory) -> None:
+    rate = WorkerRate("gpu-0", 100.0, 99.0, 101.0)
+    slow = WorkerRate("gpu-1", 80.0, 79.0, 81.0)
+    directory.disturbance.add(DisturbanceCheck(1.0, rate, (rate, slow)))
+    with running(directory) as watch:
+        watch(PhaseStarted("search", 40))
+        watch(WorkersStarted({f"gpu-{n}": "cores 0" for n in range(3)}))
+        watch(TrialStarted(2, 3, 40, C, worker="gpu-0"))
+        watch(WorkerEvent("gpu-0", 2, LevelStarted(101.0, 4.0)))
+        watch(TrialStarted(3, 4, 40, A, worker="gpu-1"))
+        watch(WorkerLost("gpu-1", 3, "gone"))
+        written(directory, '"losses": 1')
+        text = drawn(directory, 100)
+    assert (
+        "gpu-0    trial 2, offering 101/s for 4 s: openvino int8, no batching, 1 x 1 thread" in text
+    )
+    assert "gpu-1    idle; lost 1 time" in text
+    assert "gpu-2    idle" in text
+    said = " ".join(text.split())
+    assert "together the baseline saturates at 100 requests/s alone, and at 80 to 100 on 2" in said
+    assert "(20% lost by the slowest worker)" in said
+
+
+def test_progress_of_earlier_versions_has_no_workers(directory: StudyDirectory) -> None:
+    with running(directory) as watch:
+        watch(PhaseStarted("search", 12))
+        written(directory, '"search"')
+    data = directory.read_json(directory.progress)
+    del data["workers"]
+    assert progress_from_json(data).workers == ()

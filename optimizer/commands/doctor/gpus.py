@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.commands.doctor.checks import CheckResult, NotChecked
 from optimizer.configuration.hardware import LEAST_COMPUTE_CAPABILITY as LEAST_OF_EACH
+from optimizer.configuration.hardware import counted_gpus
 from optimizer.configuration.releases import LEAST_COMPUTE_CAPABILITY, LEAST_DRIVER
 from optimizer.machine.gpus import GpuState, driver_version, gpu_states
 
@@ -69,7 +71,8 @@ def results(driver: Graphics | NotChecked, on_bus: int | NotChecked) -> tuple[Ch
     """Return the results of the driver and of every GPU."""
     if isinstance(driver, NotChecked):
         return (_without_driver(driver, on_bus),)
-    return (_driver(driver), *map(_card, range(len(driver.cards)), driver.cards))
+    cards = map(_card, range(len(driver.cards)), driver.cards)
+    return (_driver(driver), *cards, *_trials_at_once(driver))
 
 
 def _without_driver(driver: NotChecked, on_bus: int | NotChecked) -> CheckResult:
@@ -105,6 +108,17 @@ def _card(number: int, card: GpuState) -> CheckResult:
         return CheckResult(part, "ok", detail)
     why, remedy = obstacle
     return CheckResult(part, "missing", f"{detail}; {why}", remedy)
+
+
+def _trials_at_once(driver: Graphics) -> Iterator[CheckResult]:
+    """Yield how several GPUs of one model are used by one search."""
+    models = [card.gpu.name for card in driver.usable]
+    several = [model for model in models if models.count(model) > 1]
+    if several:
+        same = len(several) == len(driver.cards) and len(set(several)) == 1
+        option = "--gpus all" if same else "--gpus with their numbers"
+        detail = f"run {option} measures a configuration on each of {counted_gpus(several)}"
+        yield CheckResult("trials at once", "ok", detail)
 
 
 def _obstacle(card: GpuState) -> tuple[str, str | None] | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from optimizer.machine.slots import Slot
 from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import ONLY_WORKER
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.worker_pool import Task, TaskEnd, WorkerState
 
@@ -28,6 +29,7 @@ class VirtualPool:
     ) -> None:
         self._evaluator = evaluator
         self._slot = slot
+        self._names = [str(n) for n in range(workers)] if workers > 1 else [ONLY_WORKER]
         self._tasks: list[Task | None] = [None] * workers
         self._idle = list(range(workers))
         self._ends: list[tuple[float, int, Evaluation]] = []
@@ -42,8 +44,8 @@ class VirtualPool:
     def workers(self) -> Sequence[WorkerState]:
         """All workers; none is ever lost."""
         return [
-            WorkerState(str(number), "virtual time", task)
-            for number, task in enumerate(self._tasks)
+            WorkerState(name, "virtual time", task)
+            for name, task in zip(self._names, self._tasks, strict=True)
         ]
 
     def submit(self, task: Task) -> None:
@@ -67,4 +69,4 @@ class VirtualPool:
         task, self._tasks[worker] = self._tasks[worker], None
         heapq.heappush(self._idle, worker)
         assert task is not None, "a task ends once"
-        return TaskEnd(task, str(worker), evaluation)
+        return TaskEnd(task, self._names[worker], evaluation)

@@ -16,8 +16,10 @@ from optimizer.search.surrogate.idle_models import OpenRows, open_rows
 from optimizer.simulator.cached_service import CachedLevel, cached_level
 from optimizer.simulator.forecast import Forecast, Forecaster
 from optimizer.simulator.overlap import overlaps_of, with_overlaps
+from optimizer.simulator.service_curve import DEFAULT_VARIATION
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import ServiceObservation, executing, observe
+from optimizer.simulator.service_prior import ServicePrior
 from optimizer.simulator.service_variation import fit_variation, light_load
 from optimizer.workload.streams import Workload
 
@@ -25,30 +27,57 @@ _ROUNDS = 2
 """Rounds in which service times and what executes at the same time settle."""
 
 
-def calibrated(calibration: Iterable[TrialRecord], workload: Workload) -> ServiceModel:
+def calibrated(
+    calibration: Iterable[TrialRecord], workload: Workload, prior: ServicePrior | None = None
+) -> ServiceModel:
     """Return service times fitted to the saturated and light levels of calibration runs.
 
     Args:
         calibration: also runs of configurations of some of the models, see `parts_alone`.
+        prior: service times on other hardware; None without any.
     """
     runs = [
         (record.config, record.measurement.levels)
         for record in calibration
         if record.measurement is not None
     ]
+    lent = prior.observations if prior is not None else ()
+    variation = prior.service.variation if prior is not None else DEFAULT_VARIATION
     cached = tuple(_cached((config, levels[0]) for config, levels in runs))
     seen = [_observed(config, levels) for config, levels in runs]
-    service = ServiceModel(tuple(chain.from_iterable(seen)), cached_levels=cached)
+    first = (*chain.from_iterable(seen), *lent)
+    service = ServiceModel(first, variation, cached_levels=cached)
     for _ in range(_ROUNDS if any(len(executing(config)) > 1 for config, _ in runs) else 0):
         seen = [_observed(config, levels, service, workload) for config, levels in runs]
-        service = replace(service, observations=tuple(chain.from_iterable(seen)))
+        service = replace(service, observations=(*chain.from_iterable(seen), *lent))
     loads = [
         load
         for config, (_, *light) in runs
         for level in light
         if (load := light_load(config, level, _sent_to(config, workload))) is not None
     ]
-    return replace(service, variation=fit_variation(service, loads), shared_cores=service.cores)
+    if loads:
+        variation = fit_variation(service, loads)
+    return replace(service, variation=variation)
+
+
+def to_scale(
+    service: ServiceModel, prior: ServicePrior | None, calibration: Iterable[TrialRecord]
+) -> ServiceModel:
+    """Return service times with what other hardware tells of light loads, in the scale of these.
+
+    Args:
+        calibration: the runs here, whose light loads count for more.
+    """
+    if prior is None:
+        return service
+    shown = {
+        model.artifact.runtime
+        for record in calibration
+        if record.measurement is not None and len(record.measurement.levels) > 1
+        for model in executing(record.config)
+    }
+    return prior.scaled(service, shown)
 
 
 def with_trials(
@@ -111,6 +140,7 @@ class LearntForecast:
 
     Args:
         calibration: the runs of the `CalibratePhase`.
+        prior: service times on other hardware; None without any.
     """
 
     def __init__(
@@ -118,10 +148,12 @@ class LearntForecast:
         forecaster: Forecaster,
         calibration: Sequence[TrialRecord],
         workload: Workload,
+        prior: ServicePrior | None = None,
     ) -> None:
         self._forecaster = forecaster
         self._calibration = calibration
         self._workload = workload
+        self._prior = prior
         self._known: tuple[int, Forecast] | None = None
 
     def after(self, trials: Sequence[TrialRecord]) -> Forecast:
@@ -148,11 +180,12 @@ class LearntForecast:
                     own.cached_levels[len(base.cached_levels) :],
                 )
         shown = [self._shown[record.number] for record in trials]
-        return replace(
+        service = replace(
             base,
             observations=(*base.observations, *(x for own, _ in shown for x in own)),
             cached_levels=(*base.cached_levels, *(x for _, own in shown for x in own)),
         )
+        return to_scale(service, self._prior, self._calibration)
 
     @cached_property
     def _shown(
@@ -163,4 +196,4 @@ class LearntForecast:
 
     @cached_property
     def _calibrated(self) -> ServiceModel:
-        return calibrated(self._calibration, self._workload)
+        return calibrated(self._calibration, self._workload, self._prior)

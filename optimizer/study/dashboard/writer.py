@@ -133,24 +133,33 @@ class TrialFiles:
 
     Args:
         files: see `Files`.
-        log: of the server.
+        log_of: returns the log of the server that measured a trial.
         tell: receives a warning when files can no longer be written.
     """
 
-    def __init__(self, shown: DashboardStudy, files: Files, log: Path, tell: Watcher) -> None:
+    def __init__(
+        self,
+        shown: DashboardStudy,
+        files: Files,
+        log_of: Callable[[TrialRecord], Path],
+        tell: Watcher,
+    ) -> None:
         self._shown = shown
         self._files = files
-        self._log = log
+        self._log_of = log_of
         self._tell = tell
+        self._started = set[int]()
         self._enabled = True
 
     def __call__(self, event: Event) -> None:
         """Store the files of an event."""
         match event:
-            case TrialStarted(number, _, _, config):
+            # A trial whose worker is lost starts again.
+            case TrialStarted(number, _, _, config) if number not in self._started:
+                self._started.add(number)
                 self._attach(number, self._files(config))
             case TrialRecorded(record) if record.outcome == "failed":
-                text = tail(self._log, _TAIL_BYTES)
+                text = tail(self._log_of(record), _TAIL_BYTES)
                 if text:
                     self._attach(record.number, {"server-log-tail.txt": text})
             case _:
