@@ -19,6 +19,7 @@ import pandas as pd
 
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.summary import StudySummary
+from optimizer.cluster.choice import cluster_choice
 from optimizer.commands.measure import MeasureOptions, MeasureResult, measure_configuration
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.commands.run_context import open_space
@@ -82,6 +83,8 @@ def run(
     gpus: str | None = None,
     slots: int | None = None,
     max_disturbance_percent: float | None = None,
+    cluster: str | None = None,
+    worker_resources: Mapping[str, float] | None = None,
     results: str | Path = _RESULTS,
     cache: str | Path | None = None,
     watch: Watcher | None = None,
@@ -96,8 +99,7 @@ def run(
         trials, timeout_seconds: end the search after so many configurations or so much time; None
             is the space file's.
         seed: of the sampler and of arrivals.
-        sampler: guided, gp, tpe, random or grid; None is guided, and tpe with
-            `also_limits_ms` or a pipeline.
+        sampler: guided, gp, tpe, random or grid; None is guided, and tpe with `also_limits_ms`.
         storage: URL of a study database; None is a journal file in the study's folder.
         warm_start: name of a study in `results` whose still-valid results are reused.
         prior: name of a study in `results`, of the same models on other hardware, whose service
@@ -111,6 +113,8 @@ def run(
             the cores.
         max_disturbance_percent: by which trials at the same time may slow each other down; above
             it, the run goes on with one at a time. None only warns.
+        cluster: head of a Ray cluster on whose nodes trials run, HOST:PORT or "auto".
+        worker_resources: custom resources of Ray that each worker requires.
         results: folder of the studies.
         cache: folder of the artefact cache, or the URL of a shared one; None is this user's.
         watch: is called with every event.
@@ -134,6 +138,7 @@ def run(
         gpus=gpus,
         slots=slots,
         max_disturbance_percent=max_disturbance_percent,
+        cluster=cluster_choice(cluster, (worker_resources or {}).items()),
         results=Path(results),
         cache=cache,
     )

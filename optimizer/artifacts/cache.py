@@ -109,6 +109,14 @@ class ArtifactCache:
         entry = self.root / digest
         return entry / "files" if (entry / "manifest.json").exists() else None
 
+    def key_of(self, files: Path) -> Key | None:
+        """Return the key of the entry with these files; None where they are not of this cache."""
+        manifest = files.parent / "manifest.json"
+        if files.parent.parent != self.root or not manifest.exists():
+            return None
+        key: Key = json.loads(manifest.read_text())["key"]
+        return key
+
     def get_or_build(self, key: Key, build: Callable[[Path], Facts | None]) -> CacheEntry:
         """Return the entry of `key`; where it is missing, have `build(directory)` fill it first.
 

@@ -20,9 +20,12 @@ from optimizer.cli.options import (
 )
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.output import ResilientConsole
-from optimizer.cli.watchers import watching
+from optimizer.cli.terminal import print_parts, print_sentence
+from optimizer.cli.watchers import lines_of_study, watching
+from optimizer.cluster.choice import cluster_choice, require_ray
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.files.shipped import shipped
+from optimizer.report.comparison_tables import comparison_parts
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.winner_phase import WINNER_TESTS
 
@@ -33,6 +36,18 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     if value is not None and not _STUDY_NAME.fullmatch(value):
         raise click.BadParameter(f"must be letters, digits, - and _, at most 64; got {value!r}")
     return value
+
+
+def _resources(
+    _: click.Context, __: click.Parameter, pairs: tuple[str, ...]
+) -> tuple[tuple[str, float], ...]:
+    resources = []
+    for pair in pairs:
+        name, _equals, amount = pair.rpartition("=")
+        if not name or not re.fullmatch(r"\d+(\.\d+)?", amount) or float(amount) == 0:
+            raise click.BadParameter(f"must be NAME=AMOUNT with an amount above 0; got {pair!r}")
+        resources.append((name, float(amount)))
+    return tuple(resources)
 
 
 @click.command()
@@ -90,14 +105,54 @@ def _study_name(_: click.Context, param: click.Parameter, value: str | None) -> 
     "--max-disturbance", "max_disturbance_percent", type=Percent(100), metavar="PERCENT",
     help="Go back to one trial at a time where trials slow each other down by more.",
 )  # fmt: skip
+@click.option(
+    "--cluster", metavar="auto|HOST:PORT",
+    help="Run the trials on the nodes of the Ray cluster with this head.",
+)  # fmt: skip
+@click.option(
+    "--worker-resources", multiple=True, callback=_resources, metavar="NAME=AMOUNT",
+    help="Require this custom resource of Ray for each worker, with --cluster. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--each-accelerator-type", is_flag=True,
+    help="Run a study for each type of accelerator of the cluster, all at the same time.",
+)  # fmt: skip
 @run_options
-def run(verbosity: Verbosity | None, **options: Any) -> int:
+def run(
+    verbosity: Verbosity | None,
+    cluster: str | None,
+    worker_resources: tuple[tuple[str, float], ...],
+    each_accelerator_type: bool,
+    **options: Any,
+) -> int:
     """Search SPACE (a YAML file) for the cheapest configuration. Rerun the command to resume.
 
     Without SPACE, the quickstart is searched.
     """
     console = ResilientConsole()
+    chosen = RunOptions(**options, cluster=cluster_choice(cluster, worker_resources))
+    if each_accelerator_type:
+        return _run_each(console, chosen, verbosity)
     with watching(console, verbosity) as watch:
-        result = run_study(RunOptions(**options), watch)
+        result = run_study(chosen, watch)
     show_outcome(console, result)
     return 0 if result.summary.best is not None else 1
+
+
+def _run_each(console: ResilientConsole, options: RunOptions, verbosity: Verbosity | None) -> int:
+    """Run a study for each type of accelerator; return 0 unless one of them failed."""
+    require_ray()
+    # Only here, so that no other run imports Ray.
+    from optimizer.commands.each_accelerator import run_each_type
+
+    result = run_each_type(options, lambda study: lines_of_study(console, study, verbosity))
+    for study, error in result.errors.items():
+        print_sentence(console, f"Study {study} failed: {error}")
+    if result.comparison is not None:
+        print_parts(console, comparison_parts(result.comparison))
+    if result.studies:
+        names = " ".join(result.studies)
+        print_sentence(
+            console, f"To rank their instance types: python -m optimizer recommend {names}"
+        )
+    return max((error.exit_code for error in result.errors.values()), default=0)

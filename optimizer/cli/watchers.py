@@ -64,24 +64,43 @@ def watching(console: Console, verbosity: Verbosity | None = None) -> Iterator[W
         yield view.watch
 
 
-class PlainLines:
-    """Prints the events of a run that its log keeps, one a line."""
+def lines_of_study(console: Console, study: str, verbosity: Verbosity | None) -> Watcher:
+    """Return the watcher of one of several studies, whose lines begin with its name."""
+    if verbosity == "quiet":
+        return Warnings(console, f"{study}: ")
+    return PlainLines(console, f"{study}: ", verbose=verbosity == "verbose")
 
-    def __init__(self, console: Console, *, verbose: bool = False) -> None:
+
+class PlainLines:
+    """Prints the events of a run that its log keeps, one a line.
+
+    Args:
+        start: of every line.
+    """
+
+    def __init__(self, console: Console, start: str = "", *, verbose: bool = False) -> None:
         self._console = console
+        self._start = start
         self._verbose = verbose
 
     def __call__(self, event: Event) -> None:
         """Handle an event."""
         for line in event_lines(event, verbose=self._verbose):
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{self._start}{line}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 class Warnings:
-    """Prints warnings only, each of them once."""
+    """Prints warnings only, each of them once.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        start: of every line.
+    """
+
+    def __init__(self, console: Console, start: str = "") -> None:
         self._console = console
+        self._start = start
         self._said = set[str]()
 
     def __call__(self, event: Event) -> None:
@@ -90,7 +109,7 @@ class Warnings:
             if text not in self._said:
                 self._said.add(text)
                 self._console.print(
-                    f"warning: {text}",
+                    f"{self._start}warning: {text}",
                     style="yellow",
                     markup=False,
                     highlight=False,

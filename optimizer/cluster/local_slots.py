@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from queue import Empty, SimpleQueue
+from threading import Event as ThreadEvent
 from threading import Thread
 from typing import Self
 
@@ -71,51 +72,53 @@ class _WorkerProcess:
                 # Ctrl-C and the terminal's hang-up are this process's to handle.
                 start_new_session=True,
             )
-        self.send(sys.path)
-        self.send(Opening(open_worker, slot, predecessor))
-        self._thread = Thread(target=self._receive, args=(inbox,), name=slot.name, daemon=True)
+        self._opened = ThreadEvent()
+        opening = Opening(open_worker, slot, predecessor)
+        self._thread = Thread(
+            target=self._exchange, args=(opening, inbox), name=slot.name, daemon=True
+        )
         self._thread.start()
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._popen.pid
 
     def send(self, message: object) -> None:
         """Send a message; one to a process that has ended is lost, and the inbox tells so."""
+        self._opened.wait()
         with suppress(OSError):
             self._connection.send(message)
 
-    def _receive(self, inbox: _Inbox) -> None:
-        with suppress(EOFError, OSError):
-            while True:
-                inbox.put((self, self._connection.recv()))
-        inbox.put((self, None))
-
-    def end_reason(self) -> str:
-        """Return how the process ended, once its connection is closed."""
-        code = self._popen.wait()
-        self._stderr.seek(0)
-        errors = self._stderr.read().decode(errors="replace").strip()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        last = f": {errors.splitlines()[-1]}" if errors else ""
-        return f"its process ended with {how}{last}"
+    def _exchange(self, opening: Opening, inbox: _Inbox) -> None:
+        """Send what opens the worker, which is read seconds later; then receive until the end."""
+        try:
+            with suppress(OSError):
+                self._connection.send(sys.path)
+                self._connection.send(opening)
+            self._opened.set()
+            with suppress(EOFError, OSError):
+                while True:
+                    inbox.put((self, self._connection.recv()))
+        finally:
+            self._opened.set()
+            inbox.put((self, None))
 
     def terminate(self) -> None:
         """Have the process stop its server and end."""
         self._popen.terminate()
 
-    def close(self, seconds: float) -> None:
-        """Wait for the process to end; kill it after some seconds, and what it leaves."""
+    def close(self, seconds: float) -> str:
+        """Wait for the process to end, and return how it did; kill it after some seconds."""
         try:
-            self._popen.wait(seconds)
+            code = self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
             self._popen.kill()
-            self._popen.wait()
+            code = self._popen.wait()
             end_leftovers(self.mark)
         self._thread.join()  # its connection has ended with the process
         self._connection.close()
-        self._stderr.close()
+        with self._stderr as file:
+            file.seek(0)
+            errors = file.read().decode(errors="replace").strip()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        last = f": {errors.splitlines()[-1]}" if errors else ""
+        return f"its process ended with {how}{last}"
 
 
 def _command(slot: Slot, descriptor: int) -> list[str]:
@@ -144,8 +147,7 @@ class _Worker:
     def lose(self) -> str:
         """Forget a process that has ended; return how it ended."""
         assert self.process is not None, "only a process that was started can be lost"
-        reason, self.lost_mark = self.process.end_reason(), self.process.mark
-        self.process.close(0.0)
+        self.lost_mark, reason = self.process.mark, self.process.close(_STOP_SECONDS)
         self.process = None
         self.losses += 1
         return reason

@@ -18,25 +18,13 @@ from optimizer.analysis.summary import (
     summarise,
     write_summary,
 )
-from optimizer.cluster.disturbance import CheckedSlots
-from optimizer.cluster.local_slots import LocalSlots
+from optimizer.cluster.choice import ClusterChoice
 from optimizer.commands.finished_study import finished_summary
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import require_one_limit, search_protocol
-from optimizer.commands.run_context import (
-    RunContext,
-    open_run,
-    open_space,
-    require_machine,
-    warn_of_space_file,
-)
+from optimizer.commands.run_context import RunContext, open_run, warn_of_space_file
 from optimizer.commands.sampler_choice import Strategies
-from optimizer.commands.worker import (
-    OpenServedWorker,
-    chosen_slots,
-    idle_gpus_note,
-    require_space_of_slot,
-)
+from optimizer.commands.trial_site import TrialSite, open_site
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -50,10 +38,10 @@ from optimizer.export.bundle.repository import (
 )
 from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine
-from optimizer.machine.slots import MachineSlots, Slot
+from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm import Confirmed, ConfirmPhase
-from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.evaluator import PhaseEvaluator
 from optimizer.search.lent_calibration import lend, lending_study, read_prior
 from optimizer.search.loop import SearchLoop
 from optimizer.search.prepared import Prepared
@@ -64,7 +52,6 @@ from optimizer.search.winner_phase import (
     WinnerTest,
     reserved_seconds,
 )
-from optimizer.search.worker_pool import InlinePool, WorkerPool
 from optimizer.simulator.service_prior import ServicePrior
 from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
@@ -110,6 +97,7 @@ class RunOptions:
     gpus: str | None = None
     slots: int | None = None
     max_disturbance_percent: float | None = None
+    cluster: ClusterChoice | None = None
     results: Path = Path("results")
     cache: Path | str | None = None
 
@@ -136,11 +124,13 @@ class RunResult:
 def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     """Start or resume a study, and run it to its end."""
     started = time.monotonic()
-    slots = _slots(options)
-    read = open_space(options.space, hardware=slots.hardware if slots is not None else None)
-    space = _with_options(read, options)
-    if slots is not None:
-        require_space_of_slot(space, slots)
+    percent = options.max_disturbance_percent
+    with open_site(watch, options.cluster, options.gpus, options.slots, percent) as site:
+        return _run_at(site, options, watch, started)
+
+
+def _run_at(site: TrialSite, options: RunOptions, watch: Watcher, started: float) -> RunResult:
+    space = _with_options(site.read_space(options.space), options)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
     lender = None
@@ -149,11 +139,11 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         lender = lending_study(options.results, options.prior, sampler, space.content)
     directory = StudyDirectory(options.results.absolute() / space.study)
 
-    def require(space: Space) -> tuple[Slot, Machine]:
-        slot, machine = require_machine(space, slots)
-        require_packages(space, SAMPLER_PACKAGES[options.chosen_sampler])
+    def require(own: Space) -> tuple[Slot, Machine]:
+        slot, machine = site.require_machine(own, directory)
+        require_packages(own, SAMPLER_PACKAGES[options.chosen_sampler])
         if options.warm_start is not None and not directory.trials.read_all():
-            _require_reusable(options.results, options.warm_start, space, machine)
+            _require_reusable(options.results, options.warm_start, own, machine)
         return slot, machine
 
     with open_run(
@@ -165,7 +155,7 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         extra_limits_ms=options.extra_limits_ms,
         require=require,
     ) as opened:
-        context = replace(opened, slots=slots)
+        context = replace(opened, slots=site.slots)
         if lender is not None:
             lend(lender, directory)
         summary = finished_summary(
@@ -174,21 +164,11 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
         with context.watched(watch) as watch_all:
-            if slots is None and (note := idle_gpus_note(space)) is not None:
+            note = site.note(space)
+            if note is not None:
                 watch_all(note)
-            summary = _Study(options, context, watch_all).run(started)
+            summary = _Study(options, context, site, watch_all).run(started)
             return RunResult(directory, summary, was_finished=False)
-
-
-def _slots(options: RunOptions) -> MachineSlots | None:
-    """Return the slots for trials at the same time; None where trials run one at a time."""
-    slots = chosen_slots(options.gpus, options.slots)
-    if options.max_disturbance_percent is not None and slots is None:
-        raise UsageError(
-            "--max-disturbance: needs trials at the same time, by --gpus or --slots 2 or more; got "
-            f"{options.max_disturbance_percent:g}"
-        )
-    return slots
 
 
 def _with_options(space: Space, options: RunOptions) -> Space:
@@ -239,9 +219,12 @@ def _require_reusable(results: Path, name: str, space: Space, machine: Machine) 
 class _Study:
     """One run of a study: its parts, joined, and its phases in their order."""
 
-    def __init__(self, options: RunOptions, run: RunContext, watch: Watcher) -> None:
+    def __init__(
+        self, options: RunOptions, run: RunContext, site: TrialSite, watch: Watcher
+    ) -> None:
         self._options = options
         self._run = run
+        self._site = site
         self._space = run.space
         self._directory = run.directory
         self._context = run.study_context
@@ -284,7 +267,7 @@ class _Study:
         return summary
 
     def _phases(self, started: float, shown: DashboardStudy) -> StudySummary:
-        with self._run.evaluator(self._watch) as (evaluator, prepared):
+        with self._site.evaluator(self._run, self._watch) as (evaluator, prepared):
             history = self._reuse(prepared)
             searching = time.monotonic()
             ended = self._search(evaluator, history, prepared, shown)
@@ -312,7 +295,7 @@ class _Study:
         )
 
     def _search(
-        self, evaluator: LiveEvaluator, history: History, prepared: Prepared, shown: DashboardStudy
+        self, evaluator: PhaseEvaluator, history: History, prepared: Prepared, shown: DashboardStudy
     ) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
@@ -331,7 +314,7 @@ class _Study:
         )
         with (
             self._open_study(prepared.space, strategy) as study,
-            self._pool(evaluator, prepared) as pool,
+            self._site.pool(self._run, prepared, self._watch) as pool,
         ):
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
@@ -348,26 +331,6 @@ class _Study:
             first = self._enqueued(prepared.space)
             budget = self._search_budget()
             return loop.run(budget, strategy.advise, spent_seconds, first, strategy.explain)
-
-    @contextmanager
-    def _pool(self, evaluator: LiveEvaluator, prepared: Prepared) -> Iterator[WorkerPool]:
-        """Yield the workers of the search: this process, or one on each slot."""
-        slots = self._run.slots.slots if self._run.slots is not None else ()
-        if len(slots) < 2:
-            yield InlinePool(evaluator, self._context.slot)
-            return
-        # The slot of this process is that of the first worker now.
-        evaluator.session.stop()
-        most = self._options.max_disturbance_percent
-        open_worker = OpenServedWorker(self._run, prepared.files)
-        with LocalSlots(open_worker, slots, self._watch) as workers:
-            yield CheckedSlots(
-                workers,
-                prepared.space.config(prepared.space.baseline),
-                self._directory,
-                self._watch,
-                most / 100 if most is not None else None,
-            )
 
     def _search_budget(self) -> Budget:
         """Return the budget without the time that is left for measuring the winner."""
@@ -431,7 +394,9 @@ class _Study:
         study.require_lease = self._require_lease
         return study
 
-    def _confirm(self, evaluator: LiveEvaluator, history: History, prepared: Prepared) -> Confirmed:
+    def _confirm(
+        self, evaluator: PhaseEvaluator, history: History, prepared: Prepared
+    ) -> Confirmed:
         phase = ConfirmPhase(evaluator, self._directory, self._context, self._watch)
         space = prepared.space
         # A configuration whose model file a resumed study has lost cannot be measured again.
@@ -442,7 +407,7 @@ class _Study:
 
     def _measure_winner(
         self,
-        evaluator: LiveEvaluator,
+        evaluator: PhaseEvaluator,
         history: History,
         confirmed: Confirmed,
         search_seconds: float,

@@ -71,12 +71,14 @@ def open_space(
     space: Path | Space,
     complete: CompleteSource = source_from_server,
     hardware: Hardware | None = None,
+    accelerator_type: str | None = None,
 ) -> Space:
     """Read a space file for this machine; return a space that was read already as it is.
 
     Args:
         complete: completes the sources of models that are deployed already.
         hardware: that a trial has; None for that of the machine as a whole.
+        accelerator_type: see `load_space`.
 
     Raises:
         SpaceFileError: with every mistake in the file.
@@ -86,7 +88,7 @@ def open_space(
     if isinstance(space, Space):
         return space
     prices, own = usual_prices(price_list()), hardware or local_hardware()
-    read = load_space(space, prices, own, read_settings, complete)
+    read = load_space(space, prices, own, read_settings, complete, accelerator_type)
     if mistakes := _wrong_fields(read.search_space, "parameters."):
         raise SpaceFileError(space, mistakes)
     return read
@@ -131,6 +133,8 @@ def require_machine(space: Space, slots: MachineSlots | None = None) -> tuple[Sl
         RequirementError: the machine, the image or the server lacks something.
     """
     gpus = space.search_space.hardware.gpus
+    if slots is not None and gpus:
+        gpus = slots.hardware.gpus  # the space may have been read on another host of the same kind
     slot = local_slot(tuple(gpu.uuid for gpu in gpus)) if slots is None else slots.first
     runtimes = sorted({spec.runtime for spec in space.search_space.artifacts})
     steps = [HOSTED_PACKAGE[name] for name in runtimes if name in STEP_RUNTIMES]

@@ -13,7 +13,12 @@ from optimizer.search.samplers import CALIBRATED, SAMPLERS, Strategy
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSource, no_forecast
 from optimizer.search.surrogate.idle_models import OpenRows
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
-from optimizer.simulator.calibration import cached_point, calibration_points, parts_alone
+from optimizer.simulator.calibration import (
+    cached_point,
+    calibration_points,
+    executed_points,
+    parts_alone,
+)
 from optimizer.simulator.network_forecast import forecaster_of
 from optimizer.simulator.service_prior import ServicePrior
 from optimizer.study.context import StudyContext
@@ -62,14 +67,14 @@ class Strategies:
             return self.uncalibrated(sampler)
         phase = CalibratePhase(evaluator, directory, self.context, watch)
         # The first point is the baseline, which is also the first trial.
+        executed = executed_points(self.space, self.workload)
         lent = self.prior.observations if self.prior is not None else ()
-        points = calibration_points(self.space, lent=lent)[1:]
+        points = calibration_points(self.space, lent=lent, executed=executed)[1:]
         if self.prior is not None:
-            saved = len(calibration_points(self.space)) - 1 - len(points)
-            watch(Note(lent_text(self.prior, len(points), saved)))
+            usual = calibration_points(self.space, executed=executed)
+            watch(Note(lent_text(self.prior, len(points), len(usual) - 1 - len(points))))
         cached = cached_point(self.space, self.workload, self.space.baseline)
-        if cached is not None and cached not in points:
-            points.append(cached)
+        points += [cached] if cached is not None else []
         configs = [self.space.config(point) for point in points]
         parts = [part for config in configs[:1] for part in parts_alone(config)]
         calibration = phase.run(configs, parts if self.serves_parts else [])

@@ -140,8 +140,16 @@ def _table(title: str, times: PipelineTimes, limits: PipelineLimits | None = Non
     rows.append((REST, "", "", f"{times.rest_ms:.2f}", form.percent(rest_share), *spare))
     rows.append(("request", "", "", f"{times.request_ms:.2f}", form.percent(1), *spare))
     columns = (*_COLUMNS, *(("alone, requests/s",) if limits is not None else ()))
-    notes = (_BRANCHES,) if any(map(_beside_others, times.steps)) else ()
-    return Table(title, columns, tuple(rows), notes)
+    notes = [_BRANCHES] if any(map(_beside_others, times.steps)) else []
+    notes += [_cache_text(step) for step in times.steps if step.hit_rate is not None]
+    return Table(title, columns, tuple(rows), tuple(notes))
+
+
+def _cache_text(step: StepTimes) -> str:
+    expected = step.expected_hit_rate
+    text = f", {form.fine_percent(expected)} expected" if expected is not None else ""
+    answered = form.fine_percent(step.hit_rate or 0.0)
+    return f"The response cache answered {answered} of the requests to {step.model}{text}."
 
 
 def _step_text(step: StepTimes) -> str:

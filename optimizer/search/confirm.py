@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
 from optimizer.load.certification import CertificationTask
-from optimizer.measurement.cost import Candidate, replicas_for, score, tie_break_key
+from optimizer.measurement.cost import Candidate, Demand, replicas_for, score, tie_break_key
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.evaluator import Confirmer
@@ -165,7 +166,8 @@ class ConfirmPhase:
 
     def _attempt(self, trial: TrialRecord, requests: int, attempt: int) -> TrialRecord:
         load_factor = _measured(trial).load_factor
-        task = CertificationTask(load_factor, requests, self._load_factor_per_replica)
+        per_replica = partial(load_factor_per_replica, self._context.demand)
+        task = CertificationTask(load_factor, requests, per_replica)
         evaluation = self._evaluator.confirm(trial.config, self._context.slot, task)
         number = max(self._records, default=-1) + 1
         record = confirmation_record(number, trial.config, evaluation, self._context, attempt)
@@ -173,11 +175,11 @@ class ConfirmPhase:
         self._records[number] = record
         return record
 
-    def _load_factor_per_replica(self, load_factor: float) -> float:
-        """Return the load of one of the replicas that serve the demand with this capacity each."""
-        demand = self._context.demand
-        replicas = replicas_for(demand, load_factor * demand.requests_per_second)
-        return min(load_factor, (1 + demand.headroom) / replicas)
+
+def load_factor_per_replica(demand: Demand, load_factor: float) -> float:
+    """Return the load of one of the replicas that serve a demand with this capacity each."""
+    replicas = replicas_for(demand, load_factor * demand.requests_per_second)
+    return min(load_factor, (1 + demand.headroom) / replicas)
 
 
 def _ties(queue: Sequence[TrialRecord]) -> list[TrialRecord]:

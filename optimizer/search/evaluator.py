@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
 from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.errors import TrialFailure
@@ -28,6 +28,10 @@ from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.study.events import StepStarted, Watcher
 from optimizer.triton.session import ModelFiles, ServingSession, files_of
 from optimizer.workload.streams import Workload
+
+_Result = TypeVar("_Result")
+
+WinnerTestFunction: TypeAlias = Callable[["LiveEvaluator", ServingConfig, float, float], _Result]
 
 
 class Evaluator(Protocol):
@@ -65,6 +69,31 @@ class Confirmer(Protocol):
 
     def confirm(self, config: ServingConfig, slot: Slot, task: CertificationTask) -> Evaluation:
         """Measure at a load factor and at the demand per replica, see `certify_load`."""
+
+
+class WinnerTester(Protocol):
+    """Measures the winner of a search further."""
+
+    def run_winner_test(
+        self,
+        test: WinnerTestFunction[_Result],
+        config: ServingConfig,
+        load_factor: float,
+        seconds: float,
+    ) -> _Result:
+        """Run a test where the configuration is served, with its server and load client.
+
+        Args:
+            test: measures within about `seconds`; can be pickled.
+            load_factor: certified load.
+
+        Raises:
+            TrialFailure: the server is stopped.
+        """
+
+
+class PhaseEvaluator(Evaluator, Confirmer, WinnerTester, Protocol):
+    """What the phases of a run measure with, one configuration at a time."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +170,16 @@ class LiveEvaluator:
         return self.serve_and_measure(
             config, lambda run: certify_load(run, self.workload, protocol, outstanding, task)
         )
+
+    def run_winner_test(
+        self,
+        test: WinnerTestFunction[_Result],
+        config: ServingConfig,
+        load_factor: float,
+        seconds: float,
+    ) -> _Result:
+        """Measure the winner further, see `WinnerTester.run_winner_test`."""
+        return test(self, config, load_factor, seconds)
 
     def serve_and_measure(
         self, config: ServingConfig, measure: Callable[[RunLevel], Evaluation]

@@ -14,7 +14,7 @@ from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import TrialFailure
 from optimizer.measurement.cost import Candidate
 from optimizer.search.cold_start import measure_cold_start
-from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.evaluator import WinnerTester
 from optimizer.search.transport_costs import compare_transports
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepFinished, StepStarted, Watcher
@@ -65,7 +65,7 @@ def missing_tests(
 class WinnerPhase:
     """Measures the winner of a study further."""
 
-    def __init__(self, evaluator: LiveEvaluator, directory: StudyDirectory, watch: Watcher) -> None:
+    def __init__(self, evaluator: WinnerTester, directory: StudyDirectory, watch: Watcher) -> None:
         self._evaluator = evaluator
         self._directory = directory
         self._watch = watch
@@ -123,9 +123,10 @@ class WinnerPhase:
                     return
 
     def _measure(self, test: WinnerTest, winner: Candidate, seconds: float) -> None:
-        task = self._evaluator, winner.config, winner.measurement.load_factor, seconds
+        task = winner.config, winner.measurement.load_factor, seconds
+        run = self._evaluator.run_winner_test
         match test:
             case "cold-start":
-                self._directory.cold_start.write(measure_cold_start(*task))
+                self._directory.cold_start.write(run(measure_cold_start, *task))
             case "transports":
-                self._directory.transports.write(compare_transports(*task))
+                self._directory.transports.write(run(compare_transports, *task))

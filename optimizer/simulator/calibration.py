@@ -19,9 +19,10 @@ from optimizer.workload.streams import Workload
 
 CALIBRATION_RUNS = 7
 
-PIPELINE_RUNS = 3
-"""Calibration runs where each of several models has one artefact: little is to be learnt of each,
-and every run shows all of them."""
+_RUNS_OF_SEVERAL_MODELS = 3
+_RUNS_OF_FURTHER_ARTIFACT = 2
+"""Calibration runs where there are several models, at most `CALIBRATION_RUNS`: every run shows all
+of them, and a further artefact of one shows at its smallest and at its largest batch."""
 
 LIGHT_RUNS = 3
 """Calibration runs that have a light load; in the others it is not worth its time."""
@@ -33,7 +34,10 @@ _Ints = NDArray[np.int64]
 
 
 def calibration_points(
-    space: SearchSpace, count: int | None = None, lent: Sequence[ServiceObservation] = ()
+    space: SearchSpace,
+    count: int | None = None,
+    lent: Sequence[ServiceObservation] = (),
+    executed: NDArray[np.bool_] | None = None,
 ) -> list[Position]:
     """Return at most `count` points, in the order of their use, the baseline first.
 
@@ -44,6 +48,7 @@ def calibration_points(
 
     Args:
         lent: observations on other hardware, which leave less to be learnt here.
+        executed: points whose service times a run shows, shape [points]; all of them by default.
     """
     if count is None:
         count = _usual_count(space, lent)
@@ -66,7 +71,9 @@ def calibration_points(
         )
     ]
     points, taken = [space.baseline], (distinct == start).all(axis=1)
-    while len(points) < min(count, len(distinct)):
+    if executed is not None:
+        taken |= ~executed[rows]
+    while len(points) < count and not taken.all():
         gains = sum(d.gains(own) for d, own in zip(designs, distinct.T, strict=True))
         best = int(np.argmax(np.where(taken, -np.inf, gains)))
         taken[best] = True
@@ -82,13 +89,28 @@ def _usual_count(space: SearchSpace, lent: Sequence[ServiceObservation]) -> int:
     With other hardware these are the baseline, and one for each runtime and precision that it has
     not run. The scales are learnt by the trials, which are of use in any case.
     """
-    one_each = len(space.models) > 1 and len(space.artifacts) == len(space.models)
-    usual = PIPELINE_RUNS if one_each else CALIBRATION_RUNS
+    usual, models = CALIBRATION_RUNS, len(space.models)
+    if models > 1:
+        further = _RUNS_OF_FURTHER_ARTIFACT * (len(space.artifacts) - models)
+        usual = min(usual, _RUNS_OF_SEVERAL_MODELS + further)
     if not lent:
         return usual
     learnt = {(o.layout.artifact.runtime, o.layout.artifact.precision) for o in lent}
     unknown = {(spec.runtime, spec.precision) for spec in space.artifacts} - learnt
     return min(usual, 1 + len(unknown))
+
+
+def executed_points(space: SearchSpace, workload: Workload) -> NDArray[np.bool_]:
+    """Return which points have no response cache that answers, shape [points]; all if none is so.
+
+    What a cache answers keeps cores busy and no instance: such a run shows no service times.
+    """
+    executed = np.ones(len(space), dtype=np.bool_)
+    if answered_by_cache(workload, space):
+        for n, parameter in enumerate(space.parameters):
+            if parameter.name == "response_cache":
+                executed &= ~np.array(parameter.values, dtype=np.bool_)[space.points[:, n]]
+    return executed if executed.any() else ~executed
 
 
 def cached_point(space: SearchSpace, workload: Workload, near: Position) -> Position | None:

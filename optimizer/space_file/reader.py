@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +35,7 @@ from optimizer.space_file.pipelines import (
     parameters_of,
     read_models,
 )
+from optimizer.space_file.price_schema import PriceSection
 from optimizer.space_file.repetition import repetition_mistakes
 from optimizer.space_file.schema import SpaceSection, mistakes_with_requests
 from optimizer.space_file.section import Count
@@ -116,6 +117,7 @@ def load_space(
     hardware: Hardware,
     read_settings: ReadSettings = no_repository,
     complete: CompleteSource = as_it_is,
+    accelerator_type: str | None = None,
 ) -> Space:
     """Read a space file.
 
@@ -125,21 +127,17 @@ def load_space(
         hardware: hardware of this machine, whose GPUs the file may select.
         read_settings: reads the settings of models that are deployed already.
         complete: completes their sources before.
+        accelerator_type: of the machine, as Ray names it; chooses among prices by accelerator.
 
     Raises:
         SpaceFileError: with every mistake.
         RequirementError: the file asks for GPUs that the machine lacks.
     """
     document = _read_yaml(path)
-    try:
-        section = SpaceSection.model_validate(
-            document, context={"folder": path.parent, "prices": prices}
-        )
-    except ValidationError as error:
-        errors = error.errors()[:_MOST_MISTAKES]
-        mistakes = one_for_each_value(mistake(each, document) for each in errors)
-        mistakes += _mistakes_beside_others(document, hardware)
-        raise SpaceFileError(path, mistakes) from error
+    section = _validated(
+        document, path, prices, lambda: _mistakes_beside_others(document, hardware)
+    )
+    section = _with_one_price(section, path, accelerator_type)
     host, gpus = section.server.to_value(path.parent), _gpus(section.server, hardware)
     targets = {name: own.to_value(name, path.parent) for name, own in section.models.items()}
     sources = deployed_sources(targets, host, gpus, complete)
@@ -154,6 +152,60 @@ def load_space(
     if mistakes:
         raise SpaceFileError(path, mistakes)
     return replace(space, notes=(*deprecations(document), *_unused(space.models)))
+
+
+def study_with_prices(
+    path: Path, prices: Mapping[str, Price], accelerator_types: Sequence[str]
+) -> str:
+    """Return the name of a space file's study, which has a price for each type of accelerator.
+
+    Raises:
+        SpaceFileError: with the types that have none, or with every mistake of its sections.
+    """
+    section = _validated(_read_yaml(path), path, prices)
+    listed = getattr(section.price, "by_accelerator", {})
+    if missing := [each for each in accelerator_types if each not in listed]:
+        rule = (
+            f"must have a price for each type of accelerator, and has none for {', '.join(missing)}"
+        )
+        raise SpaceFileError(path, [Mistake("price.by_accelerator", rule)])
+    return section.study
+
+
+def _validated(
+    document: Any,
+    path: Path,
+    prices: Mapping[str, Price],
+    other_mistakes: Callable[[], Iterable[Mistake]] = tuple,
+) -> SpaceSection:
+    """Return a document as a section.
+
+    Args:
+        other_mistakes: returns those that are reported beside the document's own.
+    """
+    context = {"folder": path.parent, "prices": prices}
+    try:
+        return SpaceSection.model_validate(document, context=context)
+    except ValidationError as error:
+        errors = error.errors()[:_MOST_MISTAKES]
+        mistakes = one_for_each_value(mistake(each, document) for each in errors)
+        raise SpaceFileError(path, [*mistakes, *other_mistakes()]) from error
+
+
+def _with_one_price(
+    section: SpaceSection, path: Path, accelerator_type: str | None
+) -> SpaceSection:
+    """Return a file's section with the price of one machine."""
+    if isinstance(section.price, PriceSection):
+        return section
+    prices = section.price.by_accelerator
+    if accelerator_type not in prices:
+        has = (
+            f"has none for {accelerator_type}" if accelerator_type else "is for a Ray cluster alone"
+        )
+        rule = f"must have the price of the machine, and {has}: give it, or price.instance_type"
+        raise SpaceFileError(path, [Mistake("price.by_accelerator", rule, ", ".join(prices))])
+    return section.model_copy(update={"price": prices[accelerator_type]})
 
 
 def read_host(settings: Mapping[str, object], folder: Path) -> Host:
@@ -238,6 +290,7 @@ def _to_value(
     deployed: DeployedModels,
 ) -> Space:
     traffic = section.traffic
+    assert isinstance(section.price, PriceSection), "one price was chosen"
     streams = tuple(_stream(section, model, folder) for model in targets.values())
     workload = Workload(streams, traffic.transport.to_value())
     models = _in_load_order(targets, deployed)

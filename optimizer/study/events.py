@@ -124,7 +124,7 @@ class TrialFinished:
 
 @dataclass(frozen=True)
 class WorkersStarted:
-    """Several workers are ready, each for one trial at a time.
+    """Workers are ready, each for one trial at a time; others may be there already.
 
     Attributes:
         locations: slot or node of each worker, by its name.

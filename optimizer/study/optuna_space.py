@@ -9,6 +9,7 @@ measured for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -19,23 +20,52 @@ from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.search_space import SearchSpace
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A parameter with a choice, as Optuna's.
+
+    Attributes:
+        index: in the parameters of the space.
+        values: Optuna's value of each position.
+        positions: the position of each of Optuna's values.
+    """
+
+    index: int
+    name: str
+    distribution: BaseDistribution
+    values: tuple[int | str, ...]
+    positions: Mapping[object, int]
+
+    @classmethod
+    def of(cls, index: int, parameter: Parameter) -> _Column:
+        by_position = parameter.ordinal and _even_step(parameter) is None
+        values: tuple[int | str, ...] = tuple(
+            n if by_position else label(value) for n, value in enumerate(parameter.values)
+        )
+        name = f"{parameter.key}.position" if by_position else parameter.key
+        positions: dict[object, int] = {value: n for n, value in enumerate(values)}
+        return cls(index, name, _distribution(parameter), values, positions)
+
+
 class OptunaSpace:
     """Translates between the points of a space and Optuna's parameters."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
-        self._searched = [(n, p) for n, p in enumerate(space.parameters) if len(p.values) > 1]
-        self.distributions = {_name(p): _distribution(p) for _, p in self._searched}
+        self._columns = [
+            _Column.of(n, p) for n, p in enumerate(space.parameters) if len(p.values) > 1
+        ]
+        self.distributions = {column.name: column.distribution for column in self._columns}
 
     def params(self, position: Position) -> dict[str, int | str]:
         """Return a point as Optuna's parameters."""
-        return {_name(p): _to_optuna(p, position[n]) for n, p in self._searched}
+        return {column.name: column.values[position[column.index]] for column in self._columns}
 
     def position(self, params: Mapping[str, object]) -> Position:
         """Return the valid point nearest to Optuna's parameters."""
         wanted = [0] * len(self._space.parameters)
-        for n, parameter in self._searched:
-            wanted[n] = _from_optuna(parameter, params[_name(parameter)])
+        for column in self._columns:
+            wanted[column.index] = column.positions[params[column.name]]
         point = tuple(wanted)
         if point in self._space.row_of:
             return point
@@ -53,11 +83,6 @@ def _even_step(parameter: Parameter) -> int | None:
     return steps.pop() if len(steps) == 1 else None
 
 
-def _name(parameter: Parameter) -> str:
-    by_position = parameter.ordinal and _even_step(parameter) is None
-    return f"{parameter.key}.position" if by_position else parameter.key
-
-
 def _distribution(parameter: Parameter) -> BaseDistribution:
     if (step := _even_step(parameter)) is not None:
         low, high = parameter.values[0], parameter.values[-1]
@@ -65,15 +90,3 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.ordinal:
         return IntDistribution(0, len(parameter.values) - 1)
     return CategoricalDistribution([label(v) for v in parameter.values])
-
-
-def _to_optuna(parameter: Parameter, position: int) -> int | str:
-    by_position = parameter.ordinal and _even_step(parameter) is None
-    return position if by_position else label(parameter.values[position])
-
-
-def _from_optuna(parameter: Parameter, value: object) -> int:
-    if parameter.ordinal and _even_step(parameter) is None:
-        assert isinstance(value, int)
-        return value
-    return [label(v) for v in parameter.values].index(value)  # type: ignore[arg-type]

@@ -23,6 +23,8 @@ class StepTimes:
             of the other times, or 0, where the model works beside a longer branch.
         instances: that can execute at once.
         busy: share of the time for which these execute; a BLS model waits meanwhile.
+        hit_rate, expected_hit_rate: share of its requests that the response cache answered, and
+            that of a cache in steady state; None without a cache, and where it is not known.
     """
 
     model: str
@@ -34,6 +36,8 @@ class StepTimes:
     path_ms: float
     instances: int
     busy: float
+    hit_rate: float | None = None
+    expected_hit_rate: float | None = None
 
     @property
     def compute_ms(self) -> float:
@@ -115,6 +119,8 @@ def pipeline_times(config: ServingConfig, target: str, level: LoadLevel) -> Pipe
                 path.get(model.name, 0.0),
                 executing,
                 busy_ms(split) / received * per_second / 1000 / executing,
+                split.hit_rate,
+                split.expected_hit_rate,
             )
         )
     in_server = splits[target].request_ms or sum(path.values())

@@ -163,6 +163,7 @@ class RunState:
                 self._begin(f"baseline rerun: {describe(config)}")
             case DisturbanceCheckStarted(config, count):
                 self._begin(f"baseline alone, then on {count} workers at once: {describe(config)}")
+                self.now.doing = "starting the servers"
             case SearchStatusChanged(status):
                 self.regret_bound = status.regret_bound
             case TrialFinished(record, best):
@@ -175,10 +176,8 @@ class RunState:
     def _watch_workers(self, event: WorkersStarted | WorkerEvent | WorkerLost) -> None:
         match event:
             case WorkersStarted(locations):
-                self.workers = {
-                    name: self.workers.get(name, RunningWorker(own))
-                    for name, own in locations.items()
-                }
+                for name, location in locations.items():
+                    self._worker(name).location = location
             case WorkerEvent(name, number, own):
                 self._of_worker(name, number).watch(own)
             case WorkerLost(name):

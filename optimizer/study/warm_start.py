@@ -82,6 +82,9 @@ def carried_over(
                 told_value=usd_per_million(price.usd_per_hour, rate, demand.inferences_per_request),
                 attempt=1,
                 origin=record.origin or origin,
+                workers=(),
+                told_at_proposal=None,
+                told_position=None,
                 further=(),
                 told_further=(),
             )

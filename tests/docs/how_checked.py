@@ -24,6 +24,8 @@ RUN_ON_A_SERVER = frozenset({"export", "measure", "run", "verify"})
 _BASELINES = "tests/e2e/test_baseline.py runs it, on a tiny model"
 _RECORDS = "tests/e2e/test_record.py runs it, on a tiny model, and replays its table"
 
+_ON_A_CLUSTER = "tests/e2e/test_cluster.py runs it on a Ray cluster, with a tiny model"
+
 _SERVES = "serves until it is interrupted; tests/e2e/test_serve.py starts and ends it"
 
 _GPUS = "needs several GPUs; tests/unit/test_machine_slots.py divides recorded machines"
@@ -77,6 +79,9 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer run search_spaces/text_classification.yaml": (
         "tests/e2e/test_text_classification.py runs the same pipeline, with a tiny model"
     ),
+    "python -m optimizer run space.yaml --cluster auto --cache /shared/cache": _ON_A_CLUSTER,
+    "python -m optimizer run space.yaml --cluster auto --each-accelerator-type": _ON_A_CLUSTER,
+    "python -m optimizer recommend my-model-T4 my-model-A10G": _ON_A_CLUSTER,
     "python -m optimizer run search_spaces/bert_large.yaml": (
         "needs NVIDIA GPUs, a Docker engine and a night"
     ),

@@ -93,6 +93,11 @@ def _benchmark(words: list[str]) -> None:
     assert importlib.util.find_spec(words[2]) is not None
 
 
+def _file(words: list[str]) -> None:
+    """Check that the command names a file of this repository."""
+    assert any((ROOT / word).is_file() for word in words)
+
+
 def _as_it_is(*_: object) -> None:
     """Accept a command that names nothing of this repository."""
 
@@ -104,6 +109,9 @@ _TOOLS: Mapping[tuple[str, ...], Callable[[list[str]], None]] = {
     ("cd", "models", "&&", "git", "apply", "../patch/repository.patch"): _as_it_is,
     ("apt-get", "install", "libpython3.11"): _as_it_is,
     ("docker",): _docker,
+    ("kubectl", "apply", "-f"): _file,
+    ("ray", "start"): _as_it_is,
+    ("sbatch",): _file,
     ("make",): _make,
     (".venv/bin/pip", "install"): _pip,
     ("pip", "install"): _pip,

@@ -12,7 +12,7 @@ import pytest
 
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.commands import run as wiring
-from optimizer.commands import run_context
+from optimizer.commands import run_context, trial_site
 from optimizer.commands.run import RunOptions, RunResult, run_study
 from optimizer.search.prepared import Prepared
 from optimizer.study.events import Watcher
@@ -38,8 +38,8 @@ class FakeRuns:
         self._artifact.mkdir()
         (self._artifact / "model.xml").write_text("a graph")
         self._cache = root / "cache"
+        monkeypatch.setattr(trial_site, "require_machine", lambda *_: (SETTING.slot, MACHINE))
         for module in (run_context, wiring):
-            monkeypatch.setattr(module, "require_machine", lambda *_: (SETTING.slot, MACHINE))
             monkeypatch.setattr(module, "require_packages", lambda *_: None)
         monkeypatch.setattr(run_context.RunContext, "evaluator", self._evaluates)
 

@@ -31,7 +31,7 @@ class Orders:
     """What a worker does with its next task: the name of a file, which it removes.
 
     hold: waits until the file is gone. kill: ends by SIGKILL. full: the disk is full. defect: an
-    error that is none of ours. slow: saturates at 80 requests/s.
+    error that is none of ours.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class FakeWorker:
 
     def saturate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         self._run()
-        return bounded(80 if self.orders.take(slot.name, "slow") else 100)
+        return bounded(100)
 
     def calibrate(self, config: ServingConfig, slot: Slot) -> Evaluation:
         return self.saturate(config, slot)

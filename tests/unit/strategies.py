@@ -248,4 +248,7 @@ trial_records = st.builds(
     origin=st.none() | names,
     further=tuples(further_limits, 2),
     told_further=tuples(numbers),
+    workers=tuples(names),
+    told_at_proposal=st.none() | counts,
+    told_position=st.none() | counts,
 ).filter(_could_be_written)

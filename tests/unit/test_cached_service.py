@@ -14,7 +14,7 @@ from optimizer.configuration.serving_config import ServerOptions, ServingConfig
 from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
 from optimizer.simulator.batcher import Scheduler
 from optimizer.simulator.cached_service import NO_HITS, CachedLevel, Hits, cached_level, hits_of
-from optimizer.simulator.calibration import cached_point
+from optimizer.simulator.calibration import cached_point, calibration_points, executed_points
 from optimizer.simulator.network import (
     Batcher,
     Network,
@@ -249,6 +249,18 @@ def test_one_run_with_the_largest_cache_is_part_of_the_calibration() -> None:
     other = sizes.config(sizes.baseline).models[0]
     assert replace(config.models[0], cache=False) == replace(other, cache=False)
     assert cached_point(sizes, Workload((STREAM,)), sizes.baseline) is None
+
+
+def test_service_times_are_calibrated_without_the_cache() -> None:
+    sizes = space(response_cache=[False, True], instance_count=[1, 2], batching=[True, False])
+    executed = executed_points(sizes, WORKLOAD)
+    assert 0 < executed.sum() < len(sizes)
+    points = calibration_points(sizes, executed=executed)
+    assert len(points) == 4
+    assert not any(sizes.config(point).models[0].cache for point in points)
+    assert executed_points(sizes, Workload((STREAM,))).all()
+    always = space(response_cache=[True], instance_count=[1, 2])
+    assert executed_points(always, WORKLOAD).all()
 
 
 def test_the_forecast_of_a_space_with_a_cache_is_that_of_its_networks() -> None:

@@ -10,7 +10,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.cost import Demand
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import Decision, claims_of, decide
+from optimizer.study.decision import Decision, RunningDecision, claims_of, decide
 from optimizer.study.history import History, prune_load_factor
 from tests.unit.studies import (
     DEMAND,
@@ -96,6 +96,27 @@ def test_a_configuration_that_was_measured_again_counts_by_its_last_trial() -> N
     later = record_of(9, C, ok(100))
     found = decide([*TRIALS, later], (), PRICE, DEMAND)
     assert [each.trial.number for each in found.contenders] == [3, 1, 9, 0]
+
+
+@pytest.mark.parametrize(
+    "confirmations", [(), rounds((D, ok(120.0)), (D, ok(125.0)), (C, infeasible(250.0)))]
+)
+def test_trials_that_are_told_one_by_one_are_decided_as_all_together(
+    confirmations: list[TrialRecord],
+) -> None:
+    further = [
+        record_of(4, A, infeasible(90)),
+        record_of(5, C, ok(40.0)),  # the best so far, measured again
+        record_of(6, B, failed()),
+        record_of(7, A, ok(300.0)),
+    ]
+    running = RunningDecision(TRIALS[:1], confirmations, PRICE, DEMAND, SPACE)
+    for count, record in enumerate([*TRIALS[1:], *further], start=2):
+        running.add(record)
+        together = decide([*TRIALS, *further][:count], confirmations, PRICE, DEMAND, SPACE)
+        assert running.decision.best == together.best
+        baseline = SPACE.config(SPACE.baseline)
+        assert running.decision.entry_of(baseline) == together.entry_of(baseline)
 
 
 def test_another_demand_is_counted_anew() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -12,48 +13,79 @@ from optimizer.cluster.disturbance import CheckedSlots
 from optimizer.cluster.local_slots import LocalSlots
 from optimizer.errors import DamagedStudyError
 from optimizer.measurement.disturbance import DisturbanceCheck, WorkerRate
-from optimizer.search.worker_pool import Task
+from optimizer.search.worker_pool import Task, TaskEnd, WorkerState
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import DisturbanceCheckStarted, Event, Note
-from tests.unit.fake_workers import CONFIGS, SLOTS, OpenFakeWorker, Orders
+from tests.unit.studies import bounded, four_points
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
+SPACE = four_points()
+CONFIGS = [SPACE.config(SPACE.at(row)) for row in range(len(SPACE))]
 BASELINE = CONFIGS[0]
 
 
-class Checked:
-    """Two slots in real processes; each check finds them as `orders` say."""
+class FakeSlots:
+    """Two slots without processes: tasks end in the order of their submission.
 
-    def __init__(self, folder: Path, slots: LocalSlots, events: list[Event]) -> None:
-        self.orders = Orders(folder)
-        self.directory = StudyDirectory(folder / "study")
-        self.slots = slots
-        self.events = events
+    Attributes:
+        rates: at which each slot saturates in the next run together; None is lost.
+    """
+
+    def __init__(self) -> None:
+        self.rates: list[float | None] = [100.0, 100.0]
+        self._tasks: list[Task | None] = [None, None]
+        self._most = 2
+
+    @property
+    def idle(self) -> int:
+        return max(0, self._most - sum(task is not None for task in self._tasks))
+
+    @property
+    def workers(self) -> Sequence[WorkerState]:
+        return [WorkerState(f"slot-{n}", "here", task) for n, task in enumerate(self._tasks)]
+
+    def one_at_a_time(self) -> None:
+        self._most = 1
+
+    def submit(self, task: Task) -> None:
+        assert self.idle
+        self._tasks[self._tasks.index(None)] = task
+
+    def next_end(self, timeout_seconds: float | None = None) -> TaskEnd | None:
+        for n, task in enumerate(self._tasks):
+            if task is not None:
+                self._tasks[n] = None
+                return TaskEnd(task, f"slot-{n}", bounded(100))
+        return None
+
+    def run_together(self, task: Task) -> Sequence[TaskEnd]:
+        assert self.idle == 2
+        return [
+            TaskEnd(task, f"slot-{n}", bounded(rate) if rate is not None else None, "it is gone")
+            for n, rate in enumerate(self.rates)
+        ]
+
+
+class Checked:
+    """Slots that are checked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.slots = FakeSlots()
+        self.directory = StudyDirectory(folder)
+        self.events: list[Event] = []
 
     def pool(self, most: float | None = None) -> CheckedSlots:
-        return CheckedSlots(self.slots, BASELINE, self.directory, self.events.append, most)
+        slots = cast(LocalSlots, self.slots)
+        return CheckedSlots(slots, BASELINE, self.directory, self.events.append, most)
 
     @property
     def notes(self) -> list[Note]:
         return [event for event in self.events if isinstance(event, Note)]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checked]:
-    """One pool for all tests: a process takes seconds to start."""
-    folder, events = tmp_path_factory.mktemp("shared"), list[Event]()
-    with LocalSlots(OpenFakeWorker(Orders(folder)), SLOTS[:2], lambda _: None) as slots:
-        yield Checked(folder, slots, events)
-
-
 @pytest.fixture
-def checked(shared: Checked, tmp_path: Path) -> Iterator[Checked]:
-    shared.events.clear()
-    shared.directory = StudyDirectory(tmp_path / "study")
-    shared.slots._most = 2
-    yield shared
-    while shared.slots.next_end(60) is not None:
-        pass
+def checked(tmp_path: Path) -> Checked:
+    return Checked(tmp_path)
 
 
 def test_the_baseline_is_measured_alone_and_on_all_before_the_first_trial(checked: Checked) -> None:
@@ -82,7 +114,7 @@ def test_the_baseline_is_measured_alone_and_on_all_before_the_first_trial(checke
 
 
 def test_a_disturbance_is_said_and_goes_on_without_a_limit(checked: Checked) -> None:
-    checked.orders.give("slot-1", "slow")
+    checked.slots.rates = [100.0, 80.0]
     pool = checked.pool()
     pool.submit(Task(0, 1, CONFIGS[1]))
     [note] = checked.notes
@@ -95,7 +127,7 @@ def test_a_disturbance_is_said_and_goes_on_without_a_limit(checked: Checked) -> 
 def test_above_the_limit_it_goes_back_to_one_trial_at_a_time(
     checked: Checked, most: float, idle: int
 ) -> None:
-    checked.orders.give("slot-1", "slow")
+    checked.slots.rates = [100.0, 80.0]
     pool = checked.pool(most)
     pool.submit(Task(0, 1, CONFIGS[1]))
     assert pool.idle == idle
@@ -118,14 +150,11 @@ def test_every_hour_the_running_trials_are_waited_for_and_it_is_checked_again(
 
 
 def test_a_check_that_fails_is_said_and_ends_nothing(checked: Checked) -> None:
-    checked.orders.give("slot-1", "kill")
+    checked.slots.rates = [100.0, None]
     pool = checked.pool(0.01)
     pool.submit(Task(0, 1, CONFIGS[1]))
     [note] = checked.notes
-    assert note.text == (
-        "whether trials disturb each other could not be measured: its process ended with signal "
-        "SIGKILL"
-    )
+    assert note.text == ("whether trials disturb each other could not be measured: it is gone")
     assert checked.directory.disturbance.read() == ()
     assert pool.next_end(30) is not None
 

@@ -13,7 +13,7 @@ from optimizer.configuration.serving_config import (
     ServingConfig,
 )
 from optimizer.measurement.cost import Demand, score
-from optimizer.study.history import History, prune_load_factor, scored
+from optimizer.study.history import History, in_order_of_tells, prune_load_factor, scored
 from tests.unit.studies import (
     DEMAND,
     PRICE,
@@ -37,6 +37,22 @@ def test_records_come_in_the_order_of_their_numbers() -> None:
     history = History({4: record_of(4, A, ok(10)), 0: record_of(0, B, ok(20))})
     history.add(record_of(2, C, ok(30)))
     assert [record.number for record in history.records] == [0, 2, 4]
+
+
+def test_records_of_several_workers_come_in_the_order_in_which_they_were_told() -> None:
+    carried, first, second, third = (
+        replace(record_of(number, config, ok(10)), told_position=position)
+        for number, config, position in ((0, A, None), (1, B, 3), (2, C, 1), (4, D, 2))
+    )
+    records = [third, first, carried, second]
+    history = History({record.number: record for record in records})
+    assert list(history.records) == [carried, second, third, first]
+    assert in_order_of_tells(records) == [carried, second, third, first]
+    last = replace(record_of(3, D, failed()), told_position=4)
+    history.add(last)
+    assert list(history.records)[-1] == last
+    assert history.failures_in_a_row() == 1
+    assert list(history.records_of(D)) == [third, last]
 
 
 def test_every_outcome_is_counted() -> None:

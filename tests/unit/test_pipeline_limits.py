@@ -282,3 +282,13 @@ def test_what_was_not_saturated_or_has_no_statistics_has_no_limits() -> None:
     assert pipeline_limits(config, "top", made) is None
     assert pipeline_times(config, "top", replace(made, server=())) is None
     assert breakdowns(config, None, [replace(made, server=())]) == []
+
+
+def test_the_share_that_a_steps_cache_answered_is_shown() -> None:
+    cached = replace(split("b"), cache_hits=75, cache_misses=25, expected_hit_rate=0.8)
+    config = pipeline([Step("a"), Step("b", (0,))])
+    [shown] = breakdowns(config, load([split("a"), cached, top(10.0)], 10), [])
+    [table] = shown.tables()
+    assert table.notes == (
+        "The response cache answered 75.0% of the requests to b, 80.0% expected.",
+    )

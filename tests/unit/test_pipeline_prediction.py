@@ -1,4 +1,4 @@
-"""Predictions of pipelines against made-up truths with contention and noise."""
+"""Predictions of pipelines: a recorded one, and made-up truths with contention and noise."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from optimizer.commands.replay import open_table
 from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.table import RecordedTable
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.network_forecast import NetworkForecaster
-from optimizer.simulator.prediction import Loads, predict_capacity
+from optimizer.simulator.prediction import predict_capacity
 from optimizer.simulator.served_network import offered_streams, served_network
-from tests.benchmarks.simulator import learnt
+from tests.benchmarks.simulator import latency_errors, learnt, throughput_errors
 from tests.benchmarks.synthetic_pipelines import pipeline_space, table_of
 
-SAMPLE = 14
 SPACE = {
     "tokenizer.instance_count": [1, 2],
     "classifier.batching": [False, True],
@@ -24,28 +24,14 @@ SPACE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_a_pipeline_is_predicted_from_its_calibration(seed: int) -> None:
+def test_a_recorded_pipeline_is_predicted_from_its_calibration() -> None:
     """Throughput within 10 %, and p95 at half of the capacity within 15 %, medians."""
-    space = pipeline_space()
-    points, offered = space.search_space, offered_streams(space.workload)
-    calibration = calibration_points(points)
-    rng = np.random.default_rng(seed)
-    others = [points.at(int(row)) for row in rng.choice(len(points), SAMPLE, replace=False)]
-    table = table_of(space, seed, list(dict.fromkeys([*calibration, *others])), requests=4_000)
+    table = open_table("text_classification")
+    calibration = calibration_points(table.space.search_space)
     service = learnt(table, calibration, LIGHT_RUNS)
-    throughput, latency = [], []
-    for position in {*others} - {*calibration}:
-        config, rows = points.config(position), table.by_position[position]
-        network = served_network(config, service, space.workload)
-        found = predict_capacity(network, offered, concurrency(config), 0, 2_000)
-        loads = Loads(network, offered, 4_000, seed=0)
-        [level] = loads.levels(0.5 * found.per_second, (95.0,))
-        for row in rows:
-            assert row.saturation is not None
-            throughput.append(found.saturation.per_second / row.saturation.per_second - 1)
-            latency.append(level.latency_ms(95.0) / row.latencies[0].p95_ms - 1)
-    assert np.median(np.abs(throughput)) < 0.10
+    assert np.median(np.abs(throughput_errors(table, service, calibration))) < 0.10
+    errors = latency_errors(table, service, calibration)
+    latency = [error for load, error in errors if load == "p95 at 50% of capacity"]
     assert np.median(np.abs(latency)) < 0.15
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def test_it_ends_at_the_first_trial_that_is_near_enough_where_that_is_asked() ->
     assert "within 5%" in found.ended.reason
 
 
+def test_workers_share_the_trials_of_a_replay() -> None:
+    one, four = (
+        replay_table(TABLE, "random", 0, 21, lambda _: None, workers=workers) for workers in (1, 4)
+    )
+    assert len(one.trials) == len(four.trials) == 21
+    # Each trial takes 9 s, or less where it is pruned; the baseline is measured alone.
+    durations = [t.record.seconds.measuring + t.record.seconds.serving for t in four.trials]
+    busy = durations[0] + sum(durations[1:]) / 4
+    assert busy <= four.trials[-1].seconds < busy + 3 * max(durations)
+    assert four.trials[-1].seconds < one.trials[-1].seconds / 2
+    seconds = [trial.seconds for trial in four.trials]
+    assert seconds == sorted(seconds)
+    assert [trial.record.told_position for trial in four.trials] == list(range(21))
+
+
 def test_a_search_that_finds_nothing_near_says_none() -> None:
     assert replayed("grid", trials=1).first_within(0.001) is None
 
@@ -74,6 +90,13 @@ def test_replay_prints_what_was_found_and_how_soon(tmp_path: Path) -> None:
     assert "test, recorded 2026-01-01 on a processor, 2 cores, 24 GiB (avx2)" in ran.output
     assert "of the table's best, 537/s" in ran.output
     assert "within 5% of it after" in ran.output
+    shared = CliRunner().invoke(
+        commands, ["replay", str(path), "--trials", "20", "--sampler", "grid", "--workers", "5"]
+    )
+    alone = CliRunner().invoke(commands, ["replay", str(path), "--trials", "20", "--sampler=grid"])
+    assert (shared.exit_code, alone.exit_code) == (0, 0)
+    seconds = [int(re.findall(r"20 trials: (\d+) s", each.output)[0]) for each in (shared, alone)]
+    assert seconds[0] < seconds[1] / 2
 
 
 def test_a_table_that_is_no_file_and_does_not_ship_is_refused_with_those_that_do() -> None:

@@ -205,7 +205,7 @@ def test_a_lost_worker_is_idle_and_its_loss_is_counted() -> None:
     assert [own.losses for own in state.workers.values()] == [0, 1]
     assert state.workers["slot-1"].measurement is None
     assert state.workers["slot-0"].measurement is not None
-    state.watch(WorkersStarted({**WORKERS.locations, "slot-2": "cores 2"}))
+    state.watch(WorkersStarted({"slot-2": "cores 2"}))
     assert [own.losses for own in state.workers.values()] == [0, 1, 0], "one has joined"
 
 

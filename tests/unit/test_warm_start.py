@@ -128,8 +128,12 @@ def test_wrong_answers_are_judged_anew() -> None:
 
 
 def test_neither_the_proposal_nor_the_attempt_is_carried_over() -> None:
-    (record,) = carried(replace(record_of(0, A, ok(100)), params=(("a", 1),), attempt=2))
+    own = replace(
+        record_of(0, A, ok(100)), params=(("a", 1),), attempt=2, told_at_proposal=7, told_position=9
+    )
+    (record,) = carried(own)
     assert (record.params, record.attempt) == ((), 1)
+    assert (record.told_at_proposal, record.told_position) == (None, None)
 
 
 def test_the_first_study_stays_the_origin() -> None:

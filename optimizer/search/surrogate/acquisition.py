@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -157,6 +157,22 @@ class Assessment:
         )
 
 
+@dataclass
+class _Fit:
+    """What follows from the records alone, and the assessments with trials that are running.
+
+    Attributes:
+        records: their number.
+    """
+
+    forecast: Forecast
+    records: int
+    expected: LogForecast
+    posterior: Posterior
+    assessments: dict[tuple[Position, ...], Assessment] = field(default_factory=dict)
+    status: SearchStatus | None = None
+
+
 class AcquisitionPolicy:
     """Chooses points of a space by a forecast and the history of a study.
 
@@ -186,7 +202,7 @@ class AcquisitionPolicy:
         self._learnt = 0
         self._trials: list[TrialAtRow] = []
         self._errors: list[Observations] = []
-        self._cached: tuple[tuple[object, ...], Assessment] | None = None
+        self._last_fit: _Fit | None = None
         self._proposed: tuple[Position, ExpectedCost] | None = None
 
     def propose(self, running: Sequence[Position] = ()) -> Position | None:
@@ -216,6 +232,12 @@ class AcquisitionPolicy:
         """Return whether the search has converged, and the bound on its regret."""
         if self._history.incumbent is None:
             return SearchStatus()
+        fit = self._fit()
+        if fit.status is None:
+            fit.status = self._new_status()
+        return fit.status
+
+    def _new_status(self) -> SearchStatus:
         assessment = self._assess(())
         if assessment.log_best is None or len(assessment.rows) == 0:
             return SearchStatus()
@@ -235,13 +257,25 @@ class AcquisitionPolicy:
         return len(latest) == _LEAST_TRIALS and incumbent not in latest
 
     def _assess(self, running: Sequence[Position]) -> Assessment:
-        """Return the assessment, which is cached until a trial or a running point is added."""
+        """Return the assessment of the points that are neither measured nor running."""
+        fit, key = self._fit(), tuple(running)
+        if key not in fit.assessments:
+            # That without running trials gives the status; of the others, the last one is enough.
+            alone = {at: own for at, own in fit.assessments.items() if not at}
+            fit.assessments = {**alone, key: self._new_assessment(fit, running)}
+        return fit.assessments[key]
+
+    def _fit(self) -> _Fit:
+        """Return the models fitted to the records so far."""
         self._learn()
-        forecast = self._forecast.after(self._history.records)
-        key = (forecast, len(self._history.records), *running)
-        if self._cached is None or not _same_key(self._cached[0], key):
-            self._cached = (key, self._new_assessment(forecast, running))
-        return self._cached[1]
+        records = self._history.records
+        forecast, last = self._forecast.after(records), self._last_fit
+        if last is None or last.forecast is not forecast or last.records != len(records):
+            expected = LogForecast.of(forecast, self._context)
+            errors = Observations.joined(self._errors)
+            posterior = Posterior.fitted(self._trials, expected, self._features, errors)
+            last = self._last_fit = _Fit(forecast, len(records), expected, posterior)
+        return last
 
     def _learn(self) -> None:
         """Take the records since the last call into account."""
@@ -263,11 +297,10 @@ class AcquisitionPolicy:
         error = cost_differences([(0, record)], expected)
         return replace(error, rows=error.rows + row)
 
-    def _new_assessment(self, forecast: Forecast, running: Sequence[Position]) -> Assessment:
-        expected = LogForecast.of(forecast, self._context)
+    def _new_assessment(self, fit: _Fit, running: Sequence[Position]) -> Assessment:
         pending = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
-        trials, errors = self._trials, Observations.joined(self._errors)
-        posterior = Posterior.fitted(trials, expected, self._features, errors).with_pending(pending)
+        expected, trials = fit.expected, self._trials
+        posterior = fit.posterior.with_pending(pending)
         rows = self._available(expected, {row for row, _ in trials} | set(pending.tolist()))
         log_mean, log_sd = posterior.log_cost(rows)
         log_best = self._log_best(posterior, trials, pending)
@@ -348,8 +381,3 @@ class AcquisitionPolicy:
         costs[rng.random(costs.shape) >= assessment.feasible[likeliest]] = np.inf
         saved = np.maximum(0.0, 1 - np.exp(costs.min(axis=1) - log_best))
         return float(np.quantile(saved, _REGRET_QUANTILE))
-
-
-def _same_key(one: tuple[object, ...], two: tuple[object, ...]) -> bool:
-    """Whether two cache keys have the same forecast object and equal other parts."""
-    return one[0] is two[0] and one[1:] == two[1:]
