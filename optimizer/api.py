@@ -99,8 +99,7 @@ def run(
         trials, timeout_seconds: end the search after so many configurations or so much time; None
             is the space file's.
         seed: of the sampler and of arrivals.
-        sampler: guided, gp, tpe, random or grid; None is guided, and tpe with
-            `also_limits_ms` or a pipeline.
+        sampler: guided, gp, tpe, random or grid; None is guided, and tpe with `also_limits_ms`.
         storage: URL of a study database; None is a journal file in the study's folder.
         warm_start: name of a study in `results` whose still-valid results are reused.
         prior: name of a study in `results`, of the same models on other hardware, whose service

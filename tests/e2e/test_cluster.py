@@ -213,7 +213,7 @@ def connection(head: RayNodes) -> Iterator[None]:
     head.kill_all_but("one")
 
 
-@pytest.fixture
+@pytest.fixture(scope="class")
 def events() -> list[Event]:
     return []
 
@@ -227,7 +227,8 @@ def advance_until(pool: RayPool, condition: Callable[[], bool], what: str) -> No
 
 @pytest.mark.usefixtures("connection")
 class TestRayPool(WorkerPoolContract):
-    @pytest.fixture
+    # Its workers take seconds to start. Every test leaves all of them idle.
+    @pytest.fixture(scope="class")
     def pool(self, events: list[Event]) -> Iterator[RayPool]:
         with RayPool(lambda: offered_slots({}, None), events.append) as pool:
             pool.open_one(OpenRecorded())
@@ -261,7 +262,11 @@ class TestRayPool(WorkerPoolContract):
         os.kill(pool.evaluate(process_id), signal.SIGKILL)
         evaluation = RayEvaluator(pool).saturate(config, local_slot())
         assert evaluation.outcome == "bounded"
+        advance_until(pool, lambda: pool.idle == 2, "the worker again")
 
+
+@pytest.mark.usefixtures("connection")
+class TestOtherKinds:
     def test_a_node_of_another_kind_takes_no_part_and_is_named(self, events: list[Event]) -> None:
         opening = OpenRecorded(node_that_differs="four")
         with RayPool(lambda: offered_slots({}, None), events.append) as pool:

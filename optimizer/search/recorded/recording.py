@@ -50,7 +50,7 @@ MeasureWith = Callable[[ServingConfig, Callable[[RunLevel], Evaluation]], Evalua
 
 
 @dataclass(frozen=True)
-class Task:
+class RecordingTask:
     """The next measurement: a point, and what is measured of it."""
 
     kind: Kind
@@ -80,26 +80,26 @@ class RecordingPlan:
         points: Sequence[TrialRecord],
         latencies: Sequence[TrialRecord],
         repeats: Sequence[TrialRecord],
-    ) -> Task | None:
+    ) -> RecordingTask | None:
         """Return the next measurement after these records, None when all are made."""
         attempts = Counter(record.config for record in points)
         latest = {record.config: record for record in points}
         for position in self._order:
             if self._space.config(position) not in latest:
-                return Task("point", position)
+                return RecordingTask("point", position)
         for position in self._order:
             config = self._space.config(position)
             if attempts[config] < MOST_ATTEMPTS and must_be_repeated(latest[config]):
-                return Task("point", position)
+                return RecordingTask("point", position)
         sampled = _measured_counts(latencies)
         for position in self._sample:
             if not sampled[self._space.config(position)]:
-                return Task("latencies", position)
+                return RecordingTask("latencies", position)
         done = _measured_counts(repeats)
         best = sorted(self._order, key=lambda p: -_capacity(latest[self._space.config(p)]))[:BEST]
         position = min(best, key=lambda p: done[self._space.config(p)])
         enough = done[self._space.config(position)] >= ROUNDS
-        return None if enough else Task("repeat", position)
+        return None if enough else RecordingTask("repeat", position)
 
 
 def _measured_counts(records: Sequence[TrialRecord]) -> Counter[ServingConfig]:
@@ -162,7 +162,7 @@ class RecordPhase:
             self.watch(TrialFinished(task_runs.record(config, evaluation), points.best))
 
     def _levels(
-        self, task: Task, config: ServingConfig, history: History
+        self, task: RecordingTask, config: ServingConfig, history: History
     ) -> Callable[[RunLevel], Evaluation]:
         share = history.expected_share(config)
         find = _FIND[task.kind]
