@@ -52,7 +52,7 @@ def quickstart() -> Space:
 SLOWER = {"fp32": 3.0, "fp16": 3.0, "bf16": 2.5, "int8": 1.8}
 """Scales of another kind of hardware, one for each precision."""
 
-_ELSEWHERE = 0.05
+UNEXPLAINED = 0.05
 """Standard deviation of the logarithm of what such scales leave out."""
 
 
@@ -85,7 +85,7 @@ class Truth:
         if self._slower is None:
             return 1.0
         if layout not in self._drawn:
-            self._drawn[layout] = math.exp(_ELSEWHERE * float(self._elsewhere.standard_normal()))
+            self._drawn[layout] = math.exp(UNEXPLAINED * float(self._elsewhere.standard_normal()))
         return self._slower[precision] * self._drawn[layout]
 
     def curve(self, model: ModelServing) -> ServiceCurve:

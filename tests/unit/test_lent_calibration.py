@@ -13,11 +13,13 @@ from optimizer.analysis.lent_savings import LentSavings
 from optimizer.cli import commands
 from optimizer.commands.replay import lent_by, replay_table
 from optimizer.commands.run import RunOptions, run_study
+from optimizer.configuration.hardware import Hardware
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_json
 from optimizer.report.study_outcome import lent_sentence
 from optimizer.search.lent_calibration import lend, lending_study, prior_of
 from optimizer.search.recorded.table_file import write_table
+from optimizer.space_file.reader import load_space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note
 from tests.unit import whole_studies
@@ -129,3 +131,9 @@ def test_the_report_says_what_was_saved() -> None:
     assert "of study other were taken over up to a scale: 1 calibration run instead of 6" in text
     assert "the best was trial 2 of this study, and trial 9 of that one" in text
     assert "the best" not in lent_sentence(LentSavings("other", 1, 5, 17.0, (2, None)))
+
+
+def test_the_space_of_the_second_table_is_that_of_one_core() -> None:
+    path = Path(__file__).parents[1] / "benchmarks" / "one_core.yaml"
+    space = load_space(path, {}, Hardware(cores=1, memory_mib=8000))
+    assert len(space.search_space) == 36
