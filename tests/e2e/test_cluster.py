@@ -112,7 +112,7 @@ def assert_each_was_told_once(study: StudyDirectory) -> None:
 def best_delay(study: StudyDirectory) -> int:
     best = study.read_json(study.summary)["best"]
     [model] = best["config"]["models"]
-    return int(model["batching"]["max_queue_delay_microseconds"])
+    return int(model["batching"]["max_queue_delay_us"])
 
 
 def test_a_search_survives_the_loss_of_a_node_and_of_its_coordinator(
