@@ -158,7 +158,7 @@ class Assessment:
 
 
 @dataclass
-class _Fit:
+class _FittedForecast:
     """What follows from the records alone, and the assessments with trials that are running.
 
     Attributes:
@@ -202,7 +202,7 @@ class AcquisitionPolicy:
         self._learnt = 0
         self._trials: list[TrialAtRow] = []
         self._errors: list[Observations] = []
-        self._last_fit: _Fit | None = None
+        self._last_fit: _FittedForecast | None = None
         self._proposed: tuple[Position, ExpectedCost] | None = None
 
     def propose(self, running: Sequence[Position] = ()) -> Position | None:
@@ -265,7 +265,7 @@ class AcquisitionPolicy:
             fit.assessments = {**alone, key: self._new_assessment(fit, running)}
         return fit.assessments[key]
 
-    def _fit(self) -> _Fit:
+    def _fit(self) -> _FittedForecast:
         """Return the models fitted to the records so far."""
         self._learn()
         records = self._history.records
@@ -274,7 +274,7 @@ class AcquisitionPolicy:
             expected = LogForecast.of(forecast, self._context)
             errors = Observations.joined(self._errors)
             posterior = Posterior.fitted(self._trials, expected, self._features, errors)
-            last = self._last_fit = _Fit(forecast, len(records), expected, posterior)
+            last = self._last_fit = _FittedForecast(forecast, len(records), expected, posterior)
         return last
 
     def _learn(self) -> None:
@@ -297,7 +297,7 @@ class AcquisitionPolicy:
         error = cost_differences([(0, record)], expected)
         return replace(error, rows=error.rows + row)
 
-    def _new_assessment(self, fit: _Fit, running: Sequence[Position]) -> Assessment:
+    def _new_assessment(self, fit: _FittedForecast, running: Sequence[Position]) -> Assessment:
         pending = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
         expected, trials = fit.expected, self._trials
         posterior = fit.posterior.with_pending(pending)
