@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SPACE = small_space()
 NAMES = ("tiny-T4", "tiny-A10G")
 PATIENCE = 240.0
-DELAYS = [60_000 * number for number in range(5)]
+DELAYS = [400_000 * number for number in range(5)]
 
 
 def waiting_for_batches() -> dict[str, object]:
