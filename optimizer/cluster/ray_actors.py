@@ -172,10 +172,15 @@ class RayActors:
         if now - self._renewed < _RENEW_SECONDS:
             return
         self._renewed = now
+        # The name of a node that came back changes once Ray knows that the old one is gone.
+        living = [member for member in self.members.values() if member.stage != "lost"]
+        held = {(member.slot.node_id, member.slot.index) for member in living}
+        names = {member.slot.name for member in living}
         for slot in self._offered():
-            member = self.members.get(slot.name)
-            if slot.node_id in self.refused or (member is not None and member.stage != "lost"):
+            taken = (slot.node_id, slot.index) in held or slot.name in names
+            if taken or slot.node_id in self.refused:
                 continue
+            member = self.members.get(slot.name)
             self._start(slot, member.losses if member is not None else 0)
         for member in self.in_stage("starting"):
             if now - member.since > _ROOM_SECONDS and not member.waits:

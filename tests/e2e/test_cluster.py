@@ -209,6 +209,8 @@ def process_id(_: RecordedEvaluator, __: Slot) -> int:
 def connection(head: RayNodes) -> Iterator[None]:
     head.add("four")
     with connected(head.address):
+        # Ray takes a while to know that the nodes of other tests are gone.
+        wait_until(lambda: len(offered_slots({}, None)) == 2, "two nodes", PATIENCE)
         yield
     head.kill_all_but("one")
 
@@ -225,17 +227,17 @@ def advance_until(pool: RayPool, condition: Callable[[], bool], what: str) -> No
         pool._actors.advance(0.5)
 
 
-@pytest.mark.usefixtures("connection")
-class TestRayPool(WorkerPoolContract):
-    # Its workers take seconds to start. Every test leaves all of them idle.
-    @pytest.fixture(scope="class")
-    def pool(self, events: list[Event]) -> Iterator[RayPool]:
-        with RayPool(lambda: offered_slots({}, None), events.append) as pool:
-            pool.open_one(OpenRecorded())
-            pool.open_others(OpenRecorded())
-            advance_until(pool, lambda: pool.idle == 2, "two idle workers")
-            yield pool
+@pytest.fixture(scope="class")
+def pool(connection: None, events: list[Event]) -> Iterator[RayPool]:
+    """A pool whose workers take seconds to start; every test leaves all of them idle."""
+    with RayPool(lambda: offered_slots({}, None), events.append) as pool:
+        pool.open_one(OpenRecorded())
+        pool.open_others(OpenRecorded())
+        advance_until(pool, lambda: pool.idle == 2, "two idle workers")
+        yield pool
 
+
+class TestRayPool(WorkerPoolContract):
     @pytest.fixture
     def config(self) -> ServingConfig:
         return SPACE.config(SPACE.baseline)
