@@ -35,6 +35,7 @@ from tests.unit.studies import (
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SPACE = small_space()
 BASELINE = SPACE.config(SPACE.baseline)
+SAMPLERS = ["guided", pytest.param("gp", marks=pytest.mark.slow), "tpe", "random", "grid"]
 Answer = Callable[[ServingConfig], Evaluation]
 
 
@@ -137,7 +138,7 @@ def test_the_baseline_is_measured_alone_and_bounds_the_others(tmp_path: Path) ->
     assert all(task.prune_below is not None for task in pool.submitted[1:])
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "guided", "grid", "gp"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_configuration_is_measured_twice(tmp_path: Path, sampler: str) -> None:
     search, pool = search_in(tmp_path, sampler=sampler, workers=6)
     search.run(14)
@@ -374,7 +375,7 @@ def _evaluation_of(record: TrialRecord) -> Evaluation:
     )
 
 
-@pytest.mark.parametrize("sampler", ["guided", "gp", "tpe", "random", "grid"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_records_of_a_concurrent_search_have_the_same_proposed_again(
     tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
