@@ -80,7 +80,8 @@ def completed(fragment: Mapping[str, Any]) -> dict[str, Any]:
 def read(text: str, folder: Path) -> Space:
     content = completed(YAML(typ="safe").load(text))
     path = tiny.write_space(folder, deepcopy(content))
-    return load_space(path, PRICES, HARDWARE, read_settings)
+    accelerator_type = next(iter(content["price"].get("by_accelerator", ())), None)
+    return load_space(path, PRICES, HARDWARE, read_settings, accelerator_type=accelerator_type)
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.place)

@@ -35,6 +35,7 @@ from tests.unit.studies import (
 pytestmark = pytest.mark.usefixtures("fast_disk")
 SPACE = small_space()
 BASELINE = SPACE.config(SPACE.baseline)
+SAMPLERS = ["guided", pytest.param("gp", marks=pytest.mark.slow), "tpe", "random", "grid"]
 Answer = Callable[[ServingConfig], Evaluation]
 
 
@@ -137,12 +138,12 @@ def test_the_baseline_is_measured_alone_and_bounds_the_others(tmp_path: Path) ->
     assert all(task.prune_below is not None for task in pool.submitted[1:])
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "guided", "grid", "gp"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_configuration_is_measured_twice(tmp_path: Path, sampler: str) -> None:
     search, pool = search_in(tmp_path, sampler=sampler, workers=6)
-    search.run(24)
-    assert len({task.config for task in pool.trials}) == len(pool.trials) == 24
-    assert len(search.records) == len({record.config for record in search.records}) == 24
+    search.run(14)
+    assert len({task.config for task in pool.trials}) == len(pool.trials) == 14
+    assert len(search.records) == len({record.config for record in search.records}) == 14
 
 
 def test_a_proposal_that_repeats_a_running_trial_is_told_its_result(tmp_path: Path) -> None:
@@ -374,7 +375,7 @@ def _evaluation_of(record: TrialRecord) -> Evaluation:
     )
 
 
-@pytest.mark.parametrize("sampler", ["guided", "gp", "tpe", "random", "grid"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_records_of_a_concurrent_search_have_the_same_proposed_again(
     tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,7 +398,7 @@ def test_the_records_of_a_concurrent_search_have_the_same_proposed_again(
     for name in ("first", "again"):
         (tmp_path / name).mkdir()
     first, _ = search_in(tmp_path / "first", answer, workers=5, sampler=sampler)
-    first.run(25)
+    first.run(15)
     proposed = list(asked)
     asked.clear()
     again = replace(
@@ -406,7 +407,7 @@ def test_the_records_of_a_concurrent_search_have_the_same_proposed_again(
         pool=RecordedPool(first.records, bounded(1.05 * capacity_of(BASELINE))),
         events=[],
     )
-    again.run(25)
+    again.run(15)
     assert asked == proposed
     assert [_told(record) for record in again.records] == [_told(r) for r in first.records]
 
