@@ -39,12 +39,12 @@ from optimizer.cluster.ray_pool import RayPool
 from optimizer.cluster.ray_worker import NodeContext
 from tests.e2e.ray_nodes import RayNodes, ray_nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SPACE = small_space()
 NAMES = ("tiny-T4", "tiny-A10G")
 PATIENCE = 240.0
-DELAYS = [400_000 * number for number in range(5)]
+DELAYS = [200_000 * number for number in range(5)]
 
 
 def waiting_for_batches() -> dict[str, object]:
