@@ -61,7 +61,6 @@ def waiting_for_batches() -> dict[str, object]:
     return tiny.space(
         parameters=parameters,
         budget={"trials": len(DELAYS)},
-        traffic={"demand_per_second": 20},
         # The levels after the saturation leave time to strike.
         measurement={"check_seconds": 0.6},
     )
