@@ -96,7 +96,7 @@ def whole_table(seed: int) -> RecordedTable:
 
 @pytest.mark.slow
 def test_the_guided_search_finds_the_bottleneck_of_a_pipeline_first() -> None:
-    table, events = whole_table(0), list[Event]()
+    table, events = whole_table(3), list[Event]()
     replay = replay_table(table, "guided", 0, 8, events.append, enough=0.05)
     assert replay.first_within(0.05) is not None
     notes = [event.text for event in events if isinstance(event, Note)]
