@@ -242,9 +242,8 @@ class MeasureOnNode:
         """
         with _on_node(self.run, node) as run:
             self.there.obtain_artifacts(run.cache)
-            files = self.there.prepared.files
-            with run.session() as session, run.levels(node.watch) as levels:
-                yield run.live_evaluator(session, levels, files, node.watch), None
+            with run.evaluator_of(self.there.prepared.files, node.watch) as evaluator:
+                yield evaluator, None
 
 
 @contextmanager

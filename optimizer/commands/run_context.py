@@ -244,20 +244,27 @@ class RunContext:
     def evaluator(self, watch: Watcher) -> Iterator[tuple[LiveEvaluator, Prepared]]:
         """Prepare the space; yield what measures its configurations."""
         with self.prepared_session(watch) as (session, prepared), self.levels(watch) as levels:
-            yield self.live_evaluator(session, levels, prepared.files, watch), prepared
+            yield self._live_evaluator(session, levels, prepared.files, watch), prepared
 
-    def live_evaluator(
+    @contextmanager
+    def evaluator_of(
+        self, files: Mapping[ArtifactSpec, ModelFiles], watch: Watcher
+    ) -> Iterator[LiveEvaluator]:
+        """Yield what measures configurations of a space that was prepared before.
+
+        Args:
+            files: model files by artefact.
+        """
+        with self.session() as session, self.levels(watch) as levels:
+            yield self._live_evaluator(session, levels, files, watch)
+
+    def _live_evaluator(
         self,
         session: ServingSession,
         levels: LevelRunner,
         files: Mapping[ArtifactSpec, ModelFiles],
         watch: Watcher,
     ) -> LiveEvaluator:
-        """Return what measures configurations that a session serves.
-
-        Args:
-            files: model files by artefact.
-        """
         workload, extra_limits_ms = self.space.workload, self.extra_limits_ms
         timing = protocols(self.space, self.slot, extra_limits_ms)
         return LiveEvaluator(session, levels, workload, files, timing, watch, extra_limits_ms)

@@ -35,8 +35,8 @@ class OpenServedWorker:
     def __call__(self, slot: Slot, watch: Watcher) -> Iterator[LiveEvaluator]:
         """Open the evaluator of a slot; stop its server and load client in the end."""
         own = replace(self.run, slot=slot, directory=self.run.directory.of_worker(slot.name))
-        with own.session() as session, own.levels(watch) as levels:
-            yield own.live_evaluator(session, levels, self.files, watch)
+        with own.evaluator_of(self.files, watch) as evaluator:
+            yield evaluator
 
 
 def chosen_slots(gpus: str | None, count: int | None) -> MachineSlots | None:
