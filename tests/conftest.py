@@ -27,6 +27,7 @@ WITHOUT_LOAD = {
     "test_dashboard.py",
     "test_doctor.py",
     "test_evaluator.py",
+    "test_faults.py",
     "test_gate.py",
     "test_init_from.py",
     "test_int8_accuracy.py",
