@@ -108,6 +108,7 @@ class SearchLoop:
         for position in dict.fromkeys([self._space.baseline, *first, *self._due_retries()]):
             if self._history.decided(self._space.config(position)) is None:
                 self._study.enqueue_once(position)
+        self._consecutive_repeats = self._study.repeats_in_a_row
         end = self._search(_Plan(budget, time.monotonic() + left, advise, explain))
         self._raise_if_most_were_unmeasured(least=1)
         return end

@@ -123,6 +123,13 @@ class OptunaStudy:
         """Whether an interrupted trial or an enqueued point waits to be proposed."""
         return bool(self._interrupted) or self._waiting > 0
 
+    @property
+    def repeats_in_a_row(self) -> int:
+        """How many of the latest proposals, by earlier runs too, repeated another trial."""
+        finished = [trial for trial in self._trials() if trial.state.is_finished()]
+        others = (n for n, t in enumerate(reversed(finished)) if "repeat_of" not in t.user_attrs)
+        return next(others, len(finished))
+
     def enqueue(self, position: Position) -> None:
         """Enqueue a point, which is proposed before the sampler's own."""
         with storage_failures(self._where):

@@ -384,8 +384,8 @@ def test_failures_with_successes_between_end_nothing(search: Search) -> None:
     assert not any(isinstance(event, Note) for event in search.events)
 
 
-class KilledError(Exception):
-    """Stands for a kill -9."""
+class KilledError(BaseException):
+    """Stands for a kill -9: nothing handles it."""
 
 
 def killed(*_: object, **__: object) -> None:
