@@ -13,8 +13,8 @@ from sqlalchemy import event, text
 
 from optimizer.errors import RequirementError, StorageError, StudyBusyError, UsageError
 from optimizer.search.samplers import SAMPLERS
-from optimizer.study import coordinator_lease, database
-from optimizer.study.coordinator_lease import CoordinatorLease
+from optimizer.study import database, lease
+from optimizer.study.coordinator_lease import coordinator_lease
 from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.markdown import trial_note
 from optimizer.study.dashboard.server import dashboard_server
@@ -194,7 +194,7 @@ def test_of_several_coordinators_that_start_at_once_one_goes_on(server: PostgreS
     def take(_: int) -> str:
         begin.wait()
         try:
-            with CoordinatorLease(url, "race", lambda _: None):
+            with coordinator_lease(url, "race", lambda _: None):
                 time.sleep(2.0)
                 return "ran"
         except StudyBusyError as refused:
@@ -210,17 +210,17 @@ def test_of_several_coordinators_that_start_at_once_one_goes_on(server: PostgreS
 def test_a_lease_outlasts_a_restart_and_is_refused_to_others(
     server: PostgreSql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator_lease, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
     events: list[object] = []
-    with CoordinatorLease(server.url, "kept", events.append) as lease:
+    with coordinator_lease(server.url, "kept", events.append) as held:
         server.stop()
         again = threading.Timer(1.5, server.start)
         again.start()
-        lease.require()
+        held.require()
         again.join()
         with pytest.raises(StudyBusyError):
-            CoordinatorLease(server.url, "kept", events.append).__enter__()
-        lease.require()
+            coordinator_lease(server.url, "kept", events.append).__enter__()
+        held.require()
     said = " ".join(map(str, events))
     assert f"{server.shown} does not answer: waiting up to 60 s for it" in said
     assert f"{server.shown} answers again" in said
