@@ -137,8 +137,7 @@ class DatabaseLease:
         return held
 
     def release(self) -> None:
-        """Free the lease, see `LeaseStore.release`; a server that is away is not waited for."""
-        self._storage.close()
+        """Free the lease, see `LeaseStore.release`."""
         with database_failures(self.where):
             self._execute(_TABLE.delete().where(self._is_own))
 

@@ -89,6 +89,8 @@ class StudyDirectory:
             StorageError: when the disk is full.
         """
         try:
+            if self._lease.is_symlink():
+                raise NotADirectoryError(errno.ENOTDIR, "lease is a link to another folder")
             self._lease.mkdir(parents=True, exist_ok=True)
             os.utime(self._lease)  # refused where nothing can be written
         except OSError as error:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +30,8 @@ _STEP_SECONDS = 2
 
 _WITHOUT_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
 _MOST_BYTES = 4096
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+_UNFINISHED = re.compile(r"[0-9a-f]{32}|\.[0-9a-f]{32}\.new")
 
 
 class FolderLease:
@@ -46,10 +50,8 @@ class FolderLease:
         """Return the lease as it is now, see `LeaseStore.read`."""
         with self._reading():
             while number := self._highest():
-                # It is opened anew, by which NFS asks the server what the file is now.
-                with suppress(FileNotFoundError), self._file(number).open("rb") as file:
-                    content, stamp = file.read(_MOST_BYTES), os.fstat(file.fileno()).st_mtime_ns
-                    return LeaseState(str(number), stamp, _holder(content), free=not content)
+                with suppress(FileNotFoundError):
+                    return _state(self._file(number))
         return LeaseState()
 
     def take(self, read: LeaseState, own: Holder) -> bool:
@@ -95,12 +97,13 @@ class FolderLease:
             names = [path.name for path in self._folder.iterdir()]
         except FileNotFoundError:
             return 0
-        return max((int(name) for name in names if name.isdecimal()), default=0)
+        return max((int(name) for name in names if _NUMBER.fullmatch(name)), default=0)
 
     def _remove_others(self) -> None:
         """Remove what earlier holders, and processes that were killed, have left."""
         for path in self._folder.iterdir():
-            if not (path.name.isdecimal() and int(path.name) >= self._number):
+            earlier = _NUMBER.fullmatch(path.name) and int(path.name) < self._number
+            if earlier or _UNFINISHED.fullmatch(path.name):
                 with suppress(OSError):  # it may belong to another user
                     path.unlink()
 
@@ -112,6 +115,19 @@ class FolderLease:
             raise StorageError(
                 f"cannot use the lease in {self._folder}: {error.strerror or error}"
             ) from error
+
+
+def _state(file: Path) -> LeaseState:
+    """Read the file of a holder. It is opened anew, by which NFS asks the server what it is now.
+
+    Raises:
+        OSError: it cannot be read, or is no file: a study may come from a stranger.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        content = opened.read(_MOST_BYTES) if stat.S_ISREG(status.st_mode) else b"-"
+    return LeaseState(file.name, status.st_mtime_ns, _holder(content), free=not content)
 
 
 def _link(content: Path, target: Path) -> bool:

@@ -56,16 +56,9 @@ class Holder:
     @classmethod
     def this_process(cls) -> Holder:
         """Return this process as the holder of a lease."""
-        fields = _stat_fields(os.getpid())
-        assert fields is not None, "/proc shows a process to itself"
-        return cls(
-            socket.gethostname(),
-            os.getpid(),
-            _user(),
-            f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
-            f"{_boot()} {Path('/proc/self/ns/pid').readlink()}",
-            int(fields[_START_TICKS]),
-        )
+        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        machine, started = _machine_and_start(os.getpid())
+        return cls(socket.gethostname(), os.getpid(), _user(), since, machine, started)
 
     def __str__(self) -> str:
         return f"process {self.process} of {self.user} on {self.host}, since {self.since}"
@@ -84,13 +77,13 @@ class Holder:
     @property
     def is_this_process(self) -> bool:
         """Whether it is the process that asks."""
-        own = Holder.this_process()
-        return (self.machine, self.process, self.started) == (own.machine, own.process, own.started)
+        own = os.getpid()
+        return self.process == own and (self.machine, self.started) == _machine_and_start(own)
 
     @property
     def alive_here(self) -> bool | None:
         """Whether the process is alive; None where this machine cannot tell."""
-        if self.machine != Holder.this_process().machine:
+        if self.machine != _machine_and_start(os.getpid())[0]:
             return None
         fields = _stat_fields(self.process)
         if fields is not None:
@@ -114,6 +107,12 @@ def _stat_fields(process: int) -> list[str] | None:
 
 
 @cache
+def _machine_and_start(own_process: int) -> tuple[str, int]:
+    fields = _stat_fields(own_process)
+    assert fields is not None, "/proc shows a process to itself"
+    return f"{_boot()} {Path('/proc/self/ns/pid').readlink()}", int(fields[_START_TICKS])
+
+
 def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
@@ -193,9 +192,7 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        with suppress(StorageError):
-            self._store.release()
-        self._thread.join(BEAT_SECONDS)
+        self._thread.join(BEAT_SECONDS)  # a store that is away is not waited for
 
     def require(self) -> None:
         """Check that this process still holds the lease, before it changes the study.
@@ -245,13 +242,16 @@ class Lease:
         return False
 
     def _keep(self) -> None:
-        """Keep the lease until the run ends. What fails here fails the run where it asks or tells.
+        """Keep the lease until the run ends, and release it.
 
-        A store that is away for long may be back before the run needs it.
+        What fails here fails the run where it asks or tells. A store that is away for long may be
+        back before the run needs it.
         """
         while not self._ended.wait(BEAT_SECONDS):
             with suppress(StorageError):
                 self._store.beat()
+        with suppress(StorageError):
+            self._store.release()
 
 
 def taken_over(study: str, store: LeaseStore) -> StorageError:

@@ -130,10 +130,7 @@ def test_a_process_of_the_same_id_in_another_container_does_not_answer_for_a_hol
     living._thread.start()
     with pytest.raises(StudyBusyError), lease_of(new_store()):
         pass
-    living._ended.set()
-    living._thread.join()
-    with lease_of(new_store()) as lease:
-        lease.require()
+    living.__exit__()
 
 
 def test_a_holder_of_before_a_reboot_is_taken_over_without_a_sign_of_life(

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -189,16 +188,18 @@ def test_of_several_coordinators_that_start_at_once_one_goes_on(server: PostgreS
         connection.execute(text("CREATE DATABASE fresh"))
     admin.close()
     url = server.url.removesuffix("postgres") + "fresh"
-    begin = threading.Barrier(4)
+    begin, refused = threading.Barrier(4), threading.Semaphore(0)
 
     def take(_: int) -> str:
         begin.wait()
         try:
             with coordinator_lease(url, "race", lambda _: None):
-                time.sleep(2.0)
+                # However long the others take to open the database.
+                assert all(refused.acquire(timeout=60.0) for _ in range(3))
                 return "ran"
-        except StudyBusyError as refused:
-            return str(refused)
+        except StudyBusyError as error:
+            refused.release()
+            return str(error)
 
     with ThreadPoolExecutor(4) as pool:
         ends = list(pool.map(take, range(4)))

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optimizer.errors import StorageError, StudyBusyError
+from optimizer.errors import StorageError, StudyBusyError, UsageError
 from optimizer.study import lease as module
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.folder_lease import FolderLease
@@ -121,10 +121,47 @@ def test_text_for_a_terminal_is_no_name_of_a_holder(directory: StudyDirectory) -
 
 def test_what_a_killed_process_has_left_beside_the_lease_goes(directory: StudyDirectory) -> None:
     write(directory, 3, "")
-    (directory.root / "lease" / "0123abcd").write_text("{")
-    (directory.root / "lease" / ".0123abcd.new").write_text("{")
+    for name in ("0123abcd" * 4, f".{'0123abcd' * 4}.new"):
+        (directory.root / "lease" / name).write_text("{")
     lock(directory)
     assert files(directory) == ["4"]
+
+
+def test_a_link_in_a_strangers_study_leads_to_no_other_folder(
+    directory: StudyDirectory, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "1").write_text("mine")
+    directory.root.mkdir()
+    (directory.root / "lease").symlink_to(tmp_path / "mine")
+    with pytest.raises(UsageError, match="lease is a link to another folder"):
+        lock(directory)
+    assert (tmp_path / "mine" / "1").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["007", "\u0669", "notes.txt", "0"])
+def test_a_file_that_no_process_made_is_left_alone(directory: StudyDirectory, name: str) -> None:
+    (directory.root / "lease").mkdir(parents=True)
+    (directory.root / "lease" / name).write_text("mine")
+    assert lock(directory) == []
+    assert files(directory) == sorted(["1", name])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_what_is_no_file_neither_hangs_nor_is_followed(
+    directory: StudyDirectory, kind: str
+) -> None:
+    path = directory.root / "lease" / "1"
+    path.parent.mkdir(parents=True)
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case _:
+            path.symlink_to("nowhere")
+    assert directory.holder is None
+    assert not directory.running
 
 
 def test_a_process_that_was_held_up_takes_nothing_that_was_taken_meanwhile(
