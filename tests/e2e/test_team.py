@@ -127,9 +127,6 @@ def test_it_is_run_by_one_coordinator_killed_resumed_and_outlasts_a_restart(
     elsewhere = start(
         space, "--results", tmp_path / "host", environment={"OPTIMIZER_STORAGE": server.url}
     )
-    assert elsewhere.wait() == 2
-    assert f"they are in {study.root} on {socket.gethostname()}" in elsewhere.errors
-
     status = start("tiny", command="status")
     report = start("tiny", command="report")
     export = start(
@@ -141,9 +138,12 @@ def test_it_is_run_by_one_coordinator_killed_resumed_and_outlasts_a_restart(
     pages = pages_of(dashboard)
     assert_hidden(titles(dashboard), *pages)
     assert (status.wait(), report.wait(), export.wait()) == (0, 0, 0), export.errors
+    assert elsewhere.wait() == 2
+    assert f"they are in {study.root} on {socket.gethostname()}" in elsewhere.errors
     server.stop()
     refused = start("tiny", "--port", "0", "--storage", server.url, command="dashboard")
     assert refused.wait() == 4, refused.errors
+    server.start()
     for each in (first, other, resumed, elsewhere, status, report, export, dashboard, refused):
         assert_hidden(each.output, each.errors)
         assert "Traceback" not in each.errors
