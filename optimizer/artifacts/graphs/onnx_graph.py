@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -101,6 +102,20 @@ def with_subgraphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
             for inner in subgraphs(attribute)
         ]
     return graphs
+
+
+def external_tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a model whose data is in other files, wherever they are in it."""
+    import onnx
+
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for each in [value] if isinstance(value, Message) else value:
+            if not isinstance(each, onnx.TensorProto):
+                yield from external_tensors(each)
+            elif each.external_data:
+                yield each
 
 
 def opset_of(model: onnx.ModelProto) -> int:
