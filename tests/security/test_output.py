@@ -7,7 +7,6 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,7 +99,7 @@ def test_secrets_are_known_by_their_names() -> None:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     """The environments of processes that would be started."""
     environments: list[dict[str, str]] = []
 
@@ -112,7 +111,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
         monkeypatch.setenv(name, value)
     for module in (embedded_launcher, build_locations):
         monkeypatch.setattr(module.subprocess, "Popen", start)
-    yield environments
+    return environments
+
+
+def assert_without_secrets(environments: list[dict[str, str]]) -> None:
     [environment] = environments
     assert not SECRETS.keys() & environment.keys()
     assert environment["PATH"] == os.environ["PATH"]
@@ -123,11 +125,13 @@ def test_a_server_is_given_no_secrets(started: list[dict[str, str]], tmp_path: P
     launcher = EmbeddedLauncher(runtime, tmp_path / "b", tmp_path / "r", tmp_path / "log")
     with pytest.raises(Exception, match="nothing is started"):
         launcher.start(ServerOptions(), Slot((0,), (0,)))
+    assert_without_secrets(started)
 
 
 def test_the_build_of_an_engine_is_given_no_secrets(started: list[dict[str, str]]) -> None:
     with pytest.raises(OSError, match="nothing is started"):
         build_locations._Process(["build"], {})
+    assert_without_secrets(started)
 
 
 def test_a_server_listens_on_this_machine_alone() -> None:
