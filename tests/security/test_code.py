@@ -23,7 +23,7 @@ from optimizer.commands.code_consent import CodeConsent, announce_code
 from optimizer.configuration.hosting import EmbeddedHost
 from optimizer.configuration.runtimes import HOSTED_PACKAGE, session_file
 from optimizer.errors import BuildFailure, UsageError
-from optimizer.files.shipped import shipped
+from optimizer.files.shipped import import_folder, shipped
 from optimizer.load.client import LoadClient
 from optimizer.study.events import Note
 from optimizer.workload.model_spec import (
@@ -273,10 +273,9 @@ def test_commands_on_a_strangers_study_run_nothing_in_it(
 
 
 def test_no_child_process_imports_from_the_working_folder(
-    strangers_folder: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, marker = strangers_folder
-    monkeypatch.chdir(folder)
-    with LoadClient(None):
-        pass
-    assert not marker.exists()
+    monkeypatch.chdir(tmp_path)
+    with LoadClient(None) as client:
+        folders = {Path(f"/proc/{pid}/cwd").readlink() for pid in client.pids}
+    assert folders == {import_folder()}

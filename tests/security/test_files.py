@@ -96,7 +96,7 @@ def test_workers_trust_no_folder_of_another_user(tmp_path: Path, give_away: Give
     give_away(root.parent)
     with (
         pytest.raises(StorageError, match="must be a folder that only you can write to"),
-        worker_folder(root, "study"),
+        worker_folder(root, "study", "a worker"),
     ):
         pass
 
