@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -104,14 +103,14 @@ def with_subgraphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     return graphs
 
 
-def external_tensors(message: Message) -> Iterator[onnx.TensorProto]:
+def external_tensors(message: Any) -> Iterator[onnx.TensorProto]:
     """Yield the tensors of a model whose data is in other files, wherever they are in it."""
     import onnx
 
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
-        for each in [value] if isinstance(value, Message) else value:
+        for each in [value] if hasattr(value, "ListFields") else value:
             if not isinstance(each, onnx.TensorProto):
                 yield from external_tensors(each)
             elif each.external_data:
