@@ -43,7 +43,8 @@ TABLE = "short_sequences"
 TRIALS = 15
 
 _START = multiprocessing.get_context("forkserver")
-_START.set_forkserver_preload([__name__])
+# What the command imports when it is needed is loaded once for all processes.
+_START.set_forkserver_preload([__name__, "optimizer.cli.run"])
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 """Changes something in the process before the run starts."""
