@@ -214,8 +214,8 @@ def test_results_that_vanish_end_the_run_with_their_path(
     results.rename(away)
     process.join(60)
     assert process.exitcode == 4, study.errors
-    assert study.errors.startswith(f"error: cannot write {results}/"), study.errors
-    assert "No such file or directory" in study.errors
+    assert study.errors.startswith("error: "), study.errors
+    assert f" {results}/" in study.errors
     away.rename(results)
     assert study.run() == 0, study.errors
     assert_as(undisturbed["tpe"], study)
