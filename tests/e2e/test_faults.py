@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -216,6 +217,7 @@ def test_results_that_vanish_end_the_run_with_their_path(
     assert process.exitcode == 4, study.errors
     assert study.errors.startswith("error: "), study.errors
     assert f" {results}/" in study.errors
+    shutil.rmtree(results, ignore_errors=True)  # what the run has written there since
     away.rename(results)
     assert study.run() == 0, study.errors
     assert_as(undisturbed["tpe"], study)
