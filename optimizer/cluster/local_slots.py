@@ -205,7 +205,7 @@ class LocalSlots:
     def submit(self, task: Task) -> None:
         """Have an idle worker run a task: of those, the first with the fewest losses.
 
-        A run that shows how fast the machine is waits for the tasks that run, and runs alone.
+        One that is to run alone waits for the tasks that run.
 
         Raises:
             ValueError: without an idle worker.
@@ -217,11 +217,11 @@ class LocalSlots:
             )
         idle = [each for each in self._workers if each.task is None]
         worker = min(idle, key=lambda each: each.losses)
-        if task.kind == "evaluate":
-            self._order(worker, WorkerOrder(task))
-        else:
+        if task.alone:
             worker.task, self._alone = task, worker
             self._start_alone()
+        else:
+            self._order(worker, WorkerOrder(task))
 
     def next_end(self, timeout_seconds: float | None = None) -> TaskEnd | None:
         """Wait for a task to end, see `WorkerPool.next_end`.

@@ -15,7 +15,8 @@ from optimizer.load.capacity import CapacityProtocol
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate import acquisition as guide_module
-from optimizer.search.surrogate.acquisition import WORTHWHILE, AcquisitionPolicy, no_forecast
+from optimizer.search.surrogate.acquisition import AcquisitionPolicy, no_forecast
+from optimizer.search.surrogate.assessment import WORTHWHILE
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.simulator.forecast import Forecast
 from optimizer.study.events import TrialStarted
@@ -214,7 +215,7 @@ def test_what_is_larger_than_one_that_ran_out_of_memory_is_not_proposed() -> Non
 
 
 def gain(policy: AcquisitionPolicy) -> float:
-    return float(policy._assess(()).gain.max())
+    return float(policy._fit().alone.gain.max())
 
 
 def step(
@@ -269,7 +270,7 @@ def test_a_forecast_that_learns_is_not_judged_by_what_it_has_learnt_from(seed: i
         step(policy, history, as_fast_as_it_is)
     # The same forecast, as if it had been right of every trial from the beginning.
     credulous = policy_of(SPACE, history, forecast=learning.after(history.records))
-    assert np.median(policy._assess(()).log_sd / credulous._assess(()).log_sd) > 1.1
+    assert np.median(policy._fit().alone.log_sd / credulous._fit().alone.log_sd) > 1.1
 
 
 def test_while_much_is_expected_the_search_goes_on() -> None:
@@ -340,7 +341,7 @@ def test_ties_are_measured_last_and_at_most_three_of_them(
     policy = policy_of(space, history, forecast=exact)
     cells, ties = PointFeatures.of(space).cells, list[int]()
     while policy.status().stop_reason is None:
-        settled = policy._converged(policy._assess(()))
+        settled = policy._converged(policy._fit().alone)
         position = policy.propose()
         assert position is not None
         row = configs.index(space.config(position))
@@ -363,11 +364,11 @@ def test_a_large_space_is_searched_among_its_likeliest_points_and_some_others(
     monkeypatch.setattr(guide_module, "_CHEAPEST", 10)
     monkeypatch.setattr(guide_module, "_RANDOM", 5)
     own = forecast()
-    assessed = guided({}, own)._assess(())
+    assessed = guided({}, own)._fit().alone
     assert len(assessed.rows) == 15
     likeliest = set(np.argsort(-own.capacity, kind="stable")[:10].tolist())
     assert likeliest <= set(assessed.rows.tolist())
-    other_seed = policy_of(SPACE, History({}), forecast=own, seed=1)._assess(())
+    other_seed = policy_of(SPACE, History({}), forecast=own, seed=1)._fit().alone
     assert set(assessed.rows.tolist()) != set(other_seed.rows.tolist())
 
 
