@@ -35,6 +35,7 @@ class StudyStatus:
         confirmed: the same as the summary has it, None where it is unconfirmed.
         search_ended: why the search has ended, where it has.
         disturbance: latest check, None where trials did not run at the same time.
+        run_by: the process that runs it, in words.
     """
 
     name: str
@@ -45,6 +46,7 @@ class StudyStatus:
     confirmed: SummaryEntry | None
     search_ended: str | None
     disturbance: DisturbanceCheck | None = None
+    run_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -66,7 +68,8 @@ def study_status(results: Path, study: str) -> StudyStatus:
     if not _is_study(directory):
         raise UsageError(f"there is no study {study} in {results}")
     progress = _progress(directory)
-    state = _state(directory, progress)
+    holder = directory.holder
+    state: State = _state_at_rest(progress) if holder is None else "running"
     trials = directory.trials.read_all()
     decision = stored_decision(directory)
     best = best_so_far(decision.best)
@@ -82,6 +85,7 @@ def study_status(results: Path, study: str) -> StudyStatus:
         confirmed=entry(won.candidate) if won is not None else None,
         search_ended=_stop_reason(directory, list(trials.values()), decision),
         disturbance=next(reversed(directory.disturbance.read()), None),
+        run_by=holder.text if holder is not None else None,
     )
 
 
@@ -118,9 +122,7 @@ def _progress(directory: StudyDirectory) -> Progress | None:
         raise DamagedStudyError(directory.progress, error) from error
 
 
-def _state(directory: StudyDirectory, progress: Progress | None) -> State:
-    if directory.running:
-        return "running"
+def _state_at_rest(progress: Progress | None) -> State:
     if progress is None:
         return "not running"
     if progress.ended is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -108,10 +107,8 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
     return settings
 
 
-def _storage(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
-    # The servers that this process starts execute the code of models, and need no password.
-    os.environ.pop(STORAGE_VARIABLE, None)
-    return url
+def _storage(context: click.Context, _: click.Parameter, url: str | None) -> str | None:
+    return url or context.find_root().obj
 
 
 Verbosity = Literal["quiet", "verbose"]
@@ -162,7 +159,7 @@ cache_option = click.option(
     f"s3://BUCKET/FOLDER. Also set by {CACHE_VARIABLE}.",
 )  # fmt: skip
 storage_option = click.option(
-    "--storage", envvar=STORAGE_VARIABLE, callback=_storage, metavar="URL",
+    "--storage", callback=_storage, metavar="URL",
     help="URL of a study database, such as postgresql://USER@HOST/DATABASE. Also set by "
     f"{STORAGE_VARIABLE}. Default: the journal file in the study's folder.",
 )  # fmt: skip

@@ -138,6 +138,7 @@ class _Worker:
         self.process: _WorkerProcess | None = None
         self.task: Task | None = None
         self.losses = 0
+        self.runs_alone = 0
         self.lost_mark: str | None = None
 
     @property
@@ -205,7 +206,8 @@ class LocalSlots:
     def submit(self, task: Task) -> None:
         """Have an idle worker run a task: of those, the first with the fewest losses.
 
-        One that is to run alone waits for the tasks that run.
+        One that is to run alone waits for the tasks that run; the workers take turns with these, so
+        that each of them shows how fast it is.
 
         Raises:
             ValueError: without an idle worker.
@@ -216,11 +218,13 @@ class LocalSlots:
                 f"{self._most} run one"
             )
         idle = [each for each in self._workers if each.task is None]
-        worker = min(idle, key=lambda each: each.losses)
         if task.alone:
+            worker = min(idle, key=lambda each: each.runs_alone)
+            worker.runs_alone += 1
             worker.task, self._alone = task, worker
             self._start_alone()
         else:
+            worker = min(idle, key=lambda each: each.losses)
             self._order(worker, WorkerOrder(task))
 
     def next_end(self, timeout_seconds: float | None = None) -> TaskEnd | None:
