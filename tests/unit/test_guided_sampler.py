@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.capacity import CapacityProtocol
@@ -18,6 +20,7 @@ from optimizer.search.surrogate import acquisition as guide_module
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, no_forecast
 from optimizer.search.surrogate.assessment import WORTHWHILE
 from optimizer.search.surrogate.point_features import PointFeatures
+from optimizer.search.surrogate.posterior import Posterior, TrialAtRow
 from optimizer.simulator.forecast import Forecast
 from optimizer.study.events import TrialStarted
 from optimizer.study.history import History
@@ -146,6 +149,38 @@ def guided(answers: dict[int, Evaluation], expected: Forecast | None = None) -> 
     """A policy after trials of these rows."""
     records = {n: record_of(n, CONFIGS[row], e) for n, (row, e) in enumerate(answers.items())}
     return policy_of(SPACE, History(records), forecast=expected)
+
+
+def test_beside_many_running_trials_a_fit_serves_for_several_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fitted = Posterior.fitted
+    fits: list[int] = []
+
+    def counted(trials: Sequence[TrialAtRow], *arguments: Any) -> Posterior:
+        fits.append(len(trials))
+        return fitted(trials, *arguments)
+
+    monkeypatch.setattr(Posterior, "fitted", counted)
+    history = History({0: record_of(0, SPACE.config(SPACE.baseline), ok(50))})
+    policy = policy_of(SPACE, history, forecast=forecast())
+    running, proposed = list[Position](), set[Position]()
+    for number in range(1, 29):
+        position = policy.propose(running)
+        assert position is not None
+        # A resumed search proposes the same: what this policy proposed before plays no part.
+        if number % 9 == 0:
+            fresh = policy_of(SPACE, history, forecast=forecast())
+            assert fresh.propose(running) == position
+            fits.pop()
+        proposed.add(position)
+        running.append(position)
+        if len(running) > 16:
+            config = SPACE.config(running.pop(0))
+            history.add(record_of(number, config, as_fast_as_it_is(config)))
+    assert len(proposed) == 28
+    assert len(history.records) == 13
+    assert fits == [1, 0, 4, 8, 12]
 
 
 def test_what_is_running_counts_as_the_best_that_is_expected() -> None:
