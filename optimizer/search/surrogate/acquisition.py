@@ -94,7 +94,7 @@ def no_forecast(space: SearchSpace) -> FixedForecast:
 
 
 @dataclass
-class _Fit:
+class _FittedForecast:
     """What follows from the records up to some number of them.
 
     Attributes:
@@ -151,7 +151,7 @@ class AcquisitionPolicy:
         self._learnt = 0
         self._rows: list[int | None] = []
         self._running: list[int] = []
-        self._last_fit: _Fit | None = None
+        self._last_fit: _FittedForecast | None = None
         self._proposed: tuple[Position, ExpectedCost] | None = None
 
     def propose(self, running: Sequence[Position] = ()) -> Position | None:
@@ -218,7 +218,7 @@ class AcquisitionPolicy:
         fit.candidates.add_running(rows)
         return fit.candidates.assessment
 
-    def _fit(self) -> _Fit:
+    def _fit(self) -> _FittedForecast:
         """Return the models fitted to the records so far.
 
         Where many trials run, a fit serves for several results: those of the others count as
@@ -239,7 +239,7 @@ class AcquisitionPolicy:
             last = self._last_fit = self._new_fit(forecast, len(records))
         return last
 
-    def _new_fit(self, forecast: Forecast, records: int) -> _Fit:
+    def _new_fit(self, forecast: Forecast, records: int) -> _FittedForecast:
         expected = LogForecast.of(forecast, self._context)
         count = sum(row is not None for row in self._told_rows[:records])
         self._trials, errors = self._told[:count], Observations.joined(self._errors[:count])
@@ -247,7 +247,7 @@ class AcquisitionPolicy:
         effort = Effort.learnt(self._protocol, [record for _, record in self._trials])
         rows, log_best = self._available(expected, records), self._log_best(posterior)
         candidates = self._candidates(posterior, effort, log_best, rows, self._running)
-        return _Fit(
+        return _FittedForecast(
             forecast,
             records,
             len(self._history.out_of_memory),
