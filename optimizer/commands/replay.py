@@ -135,9 +135,9 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
             serves_parts=False,
             prior=prior,
         )
-        strategy = strategies.calibrated(sampler, evaluator, directory, watch)
-        calibration_seconds = evaluator.seconds
-        pool = VirtualPool(evaluator, context.slot, workers, calibration_seconds)
+        pool = VirtualPool(evaluator, context.slot, workers)
+        strategy = strategies.calibrated(sampler, pool, directory, watch)
+        calibration_seconds = pool.seconds
         searched, make_sampler = space.search_space, strategy.make_sampler
         with OptunaStudy(
             space.study, directory.journal, None, searched, make_sampler, seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -284,7 +284,7 @@ class _Study:
         with self._site.evaluator(self._run, self._watch) as (evaluator, prepared):
             history = self._reuse(prepared)
             searching = time.monotonic()
-            ended = self._search(evaluator, history, prepared, shown)
+            ended = self._search(history, prepared, shown)
             search_seconds = time.monotonic() - searching
             confirmed = self._confirm(evaluator, history, prepared)
             self._measure_winner(evaluator, history, confirmed, search_seconds)
@@ -309,9 +309,7 @@ class _Study:
             self._watch,
         )
 
-    def _search(
-        self, evaluator: PhaseEvaluator, history: History, prepared: Prepared, shown: DashboardStudy
-    ) -> SearchEnd:
+    def _search(self, history: History, prepared: Prepared, shown: DashboardStudy) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
         served = prepared.as_served(self._space.workload)
@@ -324,13 +322,12 @@ class _Study:
         write_source_cards(self._directory, self._space.models)
         prior = read_prior(self._directory, self._space.workload)
         strategies = self._strategies(prepared.space, history, prior)
-        strategy = strategies.calibrated(
-            self._options.chosen_sampler, evaluator, self._directory, self._watch
-        )
-        with (
-            self._open_study(prepared.space, strategy) as study,
-            self._site.pool(self._run, prepared, self._watch) as pool,
-        ):
+        with ExitStack() as opened:
+            pool = opened.enter_context(self._site.pool(self._run, prepared, self._watch))
+            strategy = strategies.calibrated(
+                self._options.chosen_sampler, pool, self._directory, self._watch
+            )
+            study = opened.enter_context(self._open_study(prepared.space, strategy))
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
                 study,
