@@ -173,7 +173,8 @@ def test_killed_at_random_moments_a_search_on_a_server_measures_the_same(
         assert {**records(directory), **before} == records(directory)
         assert all(len(each) == 1 for each in told(directory).values())
         assert [path for path in directory.root.rglob(".*") if path.name != ".gitkeep"] == []
-        assert list(temporary.iterdir()) == []
+        # ONNX Runtime keeps one file of this name there, killed or not.
+        assert [path.name for path in temporary.iterdir() if path.name != ".ses"] == []
 
 
 def let_the_clock_jump(patch: pytest.MonkeyPatch) -> None:
