@@ -83,6 +83,7 @@ def run(
     gpus: str | None = None,
     slots: int | None = None,
     max_disturbance_percent: float | None = None,
+    notify: str | None = None,
     cluster: str | None = None,
     worker_resources: Mapping[str, float] | None = None,
     results: str | Path = _RESULTS,
@@ -113,6 +114,7 @@ def run(
             the cores.
         max_disturbance_percent: by which trials at the same time may slow each other down; above
             it, the run goes on with one at a time. None only warns.
+        notify: command or http(s) URL that is told how the run ends, and what goes wrong.
         cluster: head of a Ray cluster on whose nodes trials run, HOST:PORT or "auto".
         worker_resources: custom resources of Ray that each worker requires.
         results: folder of the studies.
@@ -138,6 +140,7 @@ def run(
         gpus=gpus,
         slots=slots,
         max_disturbance_percent=max_disturbance_percent,
+        notify=notify,
         cluster=cluster_choice(cluster, (worker_resources or {}).items()),
         results=Path(results),
         cache=cache,

@@ -108,10 +108,13 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
     return settings
 
 
-def _storage(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
-    # The servers that this process starts execute the code of models, and need no password.
-    os.environ.pop(STORAGE_VARIABLE, None)
-    return url
+def without_variable(_: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return the value of an option, and remove its variable from the environment.
+
+    The servers that this process starts execute the code of models, and need no password.
+    """
+    os.environ.pop(str(param.envvar), None)
+    return value
 
 
 Verbosity = Literal["quiet", "verbose"]
@@ -162,7 +165,7 @@ cache_option = click.option(
     f"s3://BUCKET/FOLDER. Also set by {CACHE_VARIABLE}.",
 )  # fmt: skip
 storage_option = click.option(
-    "--storage", envvar=STORAGE_VARIABLE, callback=_storage, metavar="URL",
+    "--storage", envvar=STORAGE_VARIABLE, callback=without_variable, metavar="URL",
     help="URL of a study database, such as postgresql://USER@HOST/DATABASE. Also set by "
     f"{STORAGE_VARIABLE}. Default: the journal file in the study's folder.",
 )  # fmt: skip
