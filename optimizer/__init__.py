@@ -15,10 +15,25 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["Study", "__version__", "load_space", "measure", "run", "simulate"]
+__all__ = [
+    "Study",
+    "__version__",
+    "load_space",
+    "measure",
+    "run",
+    "run_each_accelerator_type",
+    "simulate",
+]
 
 if TYPE_CHECKING:
-    from optimizer.api import Study, load_space, measure, run, simulate
+    from optimizer.api import (
+        Study,
+        load_space,
+        measure,
+        run,
+        run_each_accelerator_type,
+        simulate,
+    )
 else:
 
     def __getattr__(name: str) -> object:

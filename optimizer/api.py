@@ -9,22 +9,24 @@ function of events (`optimizer.study.events`); `watch=print` shows them all.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import pandas as pd
 
+from optimizer.analysis.comparison import Comparison
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.summary import StudySummary
-from optimizer.cluster.choice import cluster_choice
+from optimizer.cluster.choice import cluster_choice, require_ray
 from optimizer.commands.measure import MeasureOptions, MeasureResult, measure_configuration
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.commands.run_context import open_space
 from optimizer.commands.simulate import SimulateOptions, SimulateResult, simulate_configuration
 from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.errors import OptimizerError
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.report.study_figures import (
     Figure,
@@ -147,6 +149,70 @@ def run(
     )
     result = run_study(options, watch or _ignore)
     return Study(result.directory.root)
+
+
+class StudyOptions(TypedDict, total=False):
+    """Arguments of `run` that `run_each_accelerator_type` takes as well."""
+
+    study: str | None
+    trials: int | None
+    timeout_seconds: float | None
+    seed: int
+    sampler: str | None
+    storage: str | None
+    warm_start: str | None
+    prior: str | None
+    enqueue: Literal["published"] | None
+    also_limits_ms: tuple[float, ...]
+    winner_tests: tuple[WinnerTest, ...]
+    cache: str | Path | None
+
+
+@dataclass(frozen=True)
+class StudiesByType:
+    """The studies of the types of accelerators that a cluster has.
+
+    Attributes:
+        studies: those that ended, by name: that of the space's study and the type.
+        errors: why others did not, by name.
+        comparison: of those that ended; None for fewer than two.
+    """
+
+    studies: Mapping[str, Study]
+    errors: Mapping[str, OptimizerError]
+    comparison: Comparison | None
+
+
+def run_each_accelerator_type(
+    space: str | Path,
+    *,
+    cluster: str,
+    worker_resources: Mapping[str, float] | None = None,
+    results: str | Path = _RESULTS,
+    watch_study: Callable[[str], Watcher] | None = None,
+    **options: Unpack[StudyOptions],
+) -> StudiesByType:
+    """Run or resume a study for each type of accelerator of a Ray cluster, all at the same time.
+
+    Args:
+        space: a space file with a price for each type.
+        cluster, worker_resources, results: see `run`.
+        watch_study: returns what is called with every event of a study, by the study's name.
+        options: of each study, see `run`.
+
+    Raises:
+        RequirementError: Ray is not installed.
+        UsageError: the cluster has no accelerators, or a type has no price.
+    """
+    require_ray()
+    # Only here, so that no other run imports Ray.
+    from optimizer.commands.each_accelerator import run_each_type
+
+    choice = cluster_choice(cluster, (worker_resources or {}).items())
+    chosen = RunOptions(space=Path(space), cluster=choice, results=Path(results), **options)
+    ended = run_each_type(chosen, watch_study or (lambda _: _ignore))
+    studies = {name: Study(name, results) for name in ended.studies}
+    return StudiesByType(studies, ended.errors, ended.comparison)
 
 
 def measure(

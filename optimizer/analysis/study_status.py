@@ -36,6 +36,7 @@ class StudyStatus:
         confirmed: the same as the summary has it, None where it is unconfirmed.
         search_ended: why the search has ended, where it has.
         disturbance: latest check, None where trials did not run at the same time.
+        run_by: the process that runs it, in words.
     """
 
     name: str
@@ -46,6 +47,7 @@ class StudyStatus:
     confirmed: SummaryEntry | None
     search_ended: str | None
     disturbance: DisturbanceCheck | None = None
+    run_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -108,7 +110,8 @@ def study_status(results: Path, study: str) -> StudyStatus:
     if not _is_study(directory):
         raise UsageError(f"there is no study {study} in {results}")
     progress = read_progress(directory)
-    state = _state(directory, progress)
+    holder = directory.holder
+    state: State = _state_at_rest(progress) if holder is None else "running"
     recorded = study_results(directory, progress)
     decision = recorded.decision
     best = best_so_far(decision.best)
@@ -124,6 +127,7 @@ def study_status(results: Path, study: str) -> StudyStatus:
         confirmed=entry(won.candidate) if won is not None else None,
         search_ended=search_end(directory, recorded),
         disturbance=next(reversed(directory.disturbance.read()), None),
+        run_by=holder.text if holder is not None else None,
     )
 
 
@@ -164,9 +168,7 @@ def read_progress(directory: StudyDirectory) -> Progress | None:
         raise DamagedStudyError(directory.progress, error) from error
 
 
-def _state(directory: StudyDirectory, progress: Progress | None) -> State:
-    if directory.running:
-        return "running"
+def _state_at_rest(progress: Progress | None) -> State:
     if progress is None:
         return "not running"
     if progress.ended is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -108,13 +107,15 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
     return settings
 
 
-def without_variable(_: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return the value of an option, and remove its variable from the environment.
+def or_variable(
+    variable: str,
+) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Return the callback of an option that one of `SECRET_VARIABLES` sets too."""
 
-    The servers that this process starts execute the code of models, and need no password.
-    """
-    os.environ.pop(str(param.envvar), None)
-    return value
+    def value_of(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+        return value or (context.find_root().obj or {}).get(variable)
+
+    return value_of
 
 
 Verbosity = Literal["quiet", "verbose"]
@@ -165,7 +166,7 @@ cache_option = click.option(
     f"s3://BUCKET/FOLDER. Also set by {CACHE_VARIABLE}.",
 )  # fmt: skip
 storage_option = click.option(
-    "--storage", envvar=STORAGE_VARIABLE, callback=without_variable, metavar="URL",
+    "--storage", callback=or_variable(STORAGE_VARIABLE), metavar="URL",
     help="URL of a study database, such as postgresql://USER@HOST/DATABASE. Also set by "
     f"{STORAGE_VARIABLE}. Default: the journal file in the study's folder.",
 )  # fmt: skip

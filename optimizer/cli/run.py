@@ -14,10 +14,10 @@ from optimizer.cli.options import (
     LatencyLimitMs,
     Percent,
     Verbosity,
+    or_variable,
     run_options,
     seed_option,
     storage_option,
-    without_variable,
 )
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.output import ResilientConsole
@@ -108,7 +108,7 @@ def _resources(
     help="Go back to one trial at a time where trials slow each other down by more.",
 )  # fmt: skip
 @click.option(
-    "--notify", envvar=NOTIFY_VARIABLE, callback=without_variable, metavar="COMMAND|URL",
+    "--notify", callback=or_variable(NOTIFY_VARIABLE), metavar="COMMAND|URL",
     help="Tell a command or a URL how the run ends, and what goes wrong. Also set by "
     f"{NOTIFY_VARIABLE}.",
 )  # fmt: skip

@@ -175,6 +175,8 @@ def _rows(study: StudyStatus, now: float, bars: str) -> Iterator[Row]:
     if study.best is not None:
         best, name = study.best, "winner" if study.best.confirmed else "best"
         yield name, f"trial {best.number}: {best.configuration}: {best.found}", "bold green"
+    if study.run_by is not None:
+        yield "run by", study.run_by, ""
     progress = study.progress
     if progress is not None and len(progress.capacities) > 1:
         yield trials_row(progress.capacities, bars)

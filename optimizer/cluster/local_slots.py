@@ -138,6 +138,7 @@ class _Worker:
         self.process: _WorkerProcess | None = None
         self.task: Task | None = None
         self.losses = 0
+        self.runs_alone = 0
         self.lost_mark: str | None = None
 
     @property
@@ -205,7 +206,8 @@ class LocalSlots:
     def submit(self, task: Task) -> None:
         """Have an idle worker run a task: of those, the first with the fewest losses.
 
-        A run that shows how fast the machine is waits for the tasks that run, and runs alone.
+        A run that shows how fast the machine is waits for the tasks that run, and runs alone; the
+        workers take turns, so that each of them shows it.
 
         Raises:
             ValueError: without an idle worker.
@@ -216,10 +218,12 @@ class LocalSlots:
                 f"{self._most} run one"
             )
         idle = [each for each in self._workers if each.task is None]
-        worker = min(idle, key=lambda each: each.losses)
         if task.kind == "evaluate":
+            worker = min(idle, key=lambda each: each.losses)
             self._order(worker, WorkerOrder(task))
         else:
+            worker = min(idle, key=lambda each: each.runs_alone)
+            worker.runs_alone += 1
             worker.task, self._alone = task, worker
             self._start_alone()
 

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 
 from optimizer.cluster.ray_cluster import NodeSlot
+from optimizer.cluster.worker_folder import own_logs
 from optimizer.configuration.hardware import Hardware
 from optimizer.errors import OptimizerError, RequirementError
 from optimizer.machine.slots import (
@@ -28,7 +29,8 @@ from optimizer.machine.slots import (
     local_hardware,
     local_slot,
 )
-from optimizer.study.events import Event, Watcher
+from optimizer.measurement.evaluation import Evaluation
+from optimizer.study.events import Event, Watcher, WorkerLogsRead
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,14 @@ class NodeWorker:
         yield from self._stream(run)
 
     def evaluate(self, function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
-        """Run `function(evaluator, slot, *arguments)` on the node."""
+        """Run `function(evaluator, slot, *arguments)` on the node; tell the logs of a failure."""
 
         def run() -> Any:
-            return function(self._evaluator, self._node_context().slot, *arguments)
+            slot = self._node_context().slot
+            value = function(self._evaluator, slot, *arguments)
+            if isinstance(value, Evaluation) and value.outcome == "failed":
+                self._messages.put(WorkerLogsRead(slot.name, own_logs()))
+            return value
 
         yield from self._stream(run)
 

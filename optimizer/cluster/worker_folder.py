@@ -1,7 +1,7 @@
 """The folder of a worker on its node, and the end of workers that a lost node has left.
 
-A worker holds the lock of its folder. One that still holds it although the Ray process that started
-it is gone is an orphan: it is ended with its server and its load client.
+A worker holds the lease of its folder. One that still holds it although the Ray process that
+started it is gone is an orphan: it is ended with its server and its load client.
 """
 
 from __future__ import annotations
@@ -10,18 +10,27 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import psutil
 
 from optimizer.errors import storage_errors
 from optimizer.machine.leftovers import MARK, end_leftovers
 from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, Watcher, WorkerEvent, WorkerLogsRead
+from optimizer.study.lease import Holder
 
 _RAY_NODE_PROCESS = "raylet"
 _END_SECONDS = 10.0
+_MOST_BYTES = 2**18
+"""Of a log that is copied to the coordinator."""
+
+_NAME = "."
+"""Before the worker's name in that of its folder."""
 
 
 def workers_root() -> Path:
@@ -30,17 +39,22 @@ def workers_root() -> Path:
 
 
 @contextmanager
-def worker_folder(root: Path, study: str) -> Iterator[StudyDirectory]:
+def worker_folder(
+    root: Path, study: str, worker: str, watch: Watcher = lambda _: None
+) -> Iterator[StudyDirectory]:
     """Yield a locked directory of this process, which is removed in the end.
 
     Args:
         root: see `workers_root`; what lost workers have left there is ended and removed first.
         study: name of the study, which messages about the directory give.
+        worker: name of the worker, by which a later one tells whose logs it has found.
+        watch: receives the logs that lost workers of the study have left.
 
     Raises:
         StorageError: the folder cannot be made.
     """
-    own = root / str(os.getpid())
+    # Two containers may have processes of one id.
+    own = root / f"{uuid.uuid4().hex}{_NAME}{quote(worker, safe='')}"
     directory = StudyDirectory(own / study)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, own, ignore_errors=True)
@@ -49,26 +63,76 @@ def worker_folder(root: Path, study: str) -> Iterator[StudyDirectory]:
             with (root / "lock").open("w") as lock:
                 # A worker that starts meanwhile is not locked yet, and would look like a lost one.
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                end_orphans(root)
+                end_orphans(root, study, watch)
                 stack.enter_context(directory.locked())
+            _keep_own_log(directory.worker_log)
         os.environ[MARK] = str(own)
         yield directory
 
 
-def end_orphans(root: Path) -> None:
-    """End the workers in a folder whose Ray node is gone, and remove what lost ones have left."""
-    for lock in root.glob("*/*/lock"):
-        directory, folder = StudyDirectory(lock.parent), lock.parents[1]
-        if directory.running and not _end_orphan(int(lock.read_text())):
+def own_logs() -> Mapping[str, bytes]:
+    """Return the ends of the logs of this process, where it is a worker with a folder."""
+    own = os.environ.get(MARK)
+    return _ends_of_logs(Path(own)) if own else {}
+
+
+def keep_logs(directory: StudyDirectory, event: Event) -> None:
+    """Write the logs of a worker to the study's folder; a run does not end because of logs."""
+    if isinstance(event, WorkerEvent):
+        event = event.event
+    if isinstance(event, WorkerLogsRead):
+        own = directory.of_worker(event.worker)
+        for path in (own.server_log, own.worker_log):
+            content = event.logs.get(path.name.partition(".")[0] + path.suffix)
+            if content is not None:
+                with suppress(OSError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+
+
+def _keep_own_log(link: Path) -> None:
+    """Have a later worker find what this process writes, which Ray keeps by process."""
+    target = Path("/proc/self/fd/2").readlink()
+    if target.is_file():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+
+
+def _ends_of_logs(folder: Path) -> Mapping[str, bytes]:
+    """Return the ends of the logs in the folder of a worker, by name of the file."""
+    ends = {}
+    for path in folder.glob("*/logs/*.log"):
+        with suppress(OSError), path.open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _MOST_BYTES))
+            ends[path.name] = log.read(_MOST_BYTES)
+    return ends
+
+
+def end_orphans(root: Path, study: str = "", watch: Watcher = lambda _: None) -> None:
+    """End the workers in a folder whose Ray node is gone, and remove what lost ones have left.
+
+    Args:
+        study, watch: see `worker_folder`.
+    """
+    for path in root.glob("*/*/"):
+        holder, folder = StudyDirectory(path).holder, path.parent
+        if holder is not None and not holder.before_reboot and not _end_orphan(holder):
             continue
         end_leftovers(str(folder))
+        if path.name == study and (logs := _ends_of_logs(folder)):
+            watch(WorkerLogsRead(unquote(folder.name.partition(_NAME)[2]), logs))
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _end_orphan(pid: int) -> bool:
-    """End a process unless a Ray node runs it; return whether it has ended."""
+def _end_orphan(holder: Holder) -> bool:
+    """End a process unless a Ray node runs it; return whether it has ended.
+
+    A process of another container, whose id means nothing here, is left alone.
+    """
+    if holder.alive_here is None:
+        return False
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
+        process = psutil.Process(holder.process)
         parent = process.parent()
         if parent is not None and parent.name() == _RAY_NODE_PROCESS:
             return False

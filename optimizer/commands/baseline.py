@@ -86,7 +86,9 @@ def measure_baselines(options: BaselineOptions, watch: Watcher) -> BaselineResul
     space = replace(whole, search_space=published_space(whole.search_space))
     folder = "ramp" if options.ramp else "baselines"
     directory = StudyDirectory(options.results.absolute() / space.study / folder)
-    with open_run(space, directory, options.cache, _REMEDY, seed=options.seed) as context:
+    with open_run(
+        space, directory, options.cache, _REMEDY, seed=options.seed, watch=watch
+    ) as context:
         with context.watched(watch) as watch_all:
             warn_of_space_file(space, watch_all)
             runs = ResumableRuns(directory.trials, context.study_context, watch_all)

@@ -16,7 +16,7 @@ from optimizer.cluster.ray_cluster import accelerator_types, connected, offered_
 from optimizer.cluster.ray_evaluator import RayEvaluator
 from optimizer.cluster.ray_pool import RayPool
 from optimizer.cluster.ray_worker import NodeContext
-from optimizer.cluster.worker_folder import worker_folder, workers_root
+from optimizer.cluster.worker_folder import keep_logs, worker_folder, workers_root
 from optimizer.commands.run_context import RunContext, open_space, require_machine
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.hosting import ContainerHost, RemoteHost
@@ -32,7 +32,7 @@ from optimizer.search.prepared import Prepared
 from optimizer.search.worker_pool import WorkerPool
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Note, Watcher
+from optimizer.study.events import Note, Watcher, to_all
 from optimizer.study.files import read_prepared, read_start
 from optimizer.study.warm_start import unequal
 
@@ -130,8 +130,8 @@ class ClusterNodes:
         Raises:
             RequirementError: this process, which writes the study's files, cannot read an artefact.
         """
-        self._pool.watch = watch
         directory = run.directory
+        self._pool.watch = to_all(partial(keep_logs, directory), watch)
         earlier = read_prepared(directory) if directory.prepared.exists() else None
         there: PreparedElsewhere = self._pool.open_one(PrepareOnNode(run, earlier))
         write_json(directory.prepared, there.content)
@@ -255,7 +255,8 @@ def _on_node(run: RunContext, node: NodeContext) -> Iterator[RunContext]:
     """
     if differs := difference(run.machine, _machine(node, run.space)[1]):
         raise RequirementError(differs)
-    with worker_folder(workers_root(), run.directory.name) as directory:
+    name, worker = run.directory.name, node.slot.name
+    with worker_folder(workers_root(), name, worker, node.watch) as directory:
         if isinstance(run.space.host, ContainerHost):
             ContainerEngine.connect().reap()
         refuse_foreign_processes(node.slot.gpu_uuids)

@@ -82,7 +82,7 @@ class JobRun:
         space = replace(self.space, content={**self.space.content, _JOB: job_content(self.job)})
         remedy = f"restore it, or move {directory.root} away"
         with (
-            open_run(space, directory, self.cache, remedy, seed=self.seed) as context,
+            open_run(space, directory, self.cache, remedy, seed=self.seed, watch=watch) as context,
             with_progress(directory, watch) as watch_all,
         ):
             runs = ResumableRuns(directory.trials, context.study_context, watch_all)

@@ -38,7 +38,7 @@ from optimizer.search.level_runner import LevelRunner, concurrency
 from optimizer.space_file.reader import Space
 from optimizer.space_file.repetition import must_vary
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Note, StepStarted, Watcher
+from optimizer.study.events import Note, StepStarted, Watcher, warnings_to
 from optimizer.study.gated_artifact import GatedArtifact, accuracy_to_json
 from optimizer.triton.session import ServedConfiguration, files_of
 
@@ -118,7 +118,7 @@ def measure_configuration(options: MeasureOptions, watch: Watcher) -> MeasureRes
     slot, machine = require_machine(space)
     require_packages(space)
     folder = options.results.absolute() / space.study / "measured"
-    with StudyDirectory(folder).locked():
+    with StudyDirectory(folder).locked(warnings_to(watch)):
         directory = StudyDirectory(folder / f"{_next_number(folder):05}")
         cache = artifact_cache(options.cache)
         context = RunContext(space, directory, cache, slot, machine, options.seed)

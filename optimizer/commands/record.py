@@ -53,7 +53,9 @@ def record_space(options: RecordOptions, watch: Watcher) -> RecordResult:
     space = open_space(options.space)
     directory = RecordingDirectory(options.results.absolute() / space.study / "recorded")
     protocol = search_protocol(space)
-    with open_run(space, directory, options.cache, _REMEDY, seed=options.seed) as context:
+    with open_run(
+        space, directory, options.cache, _REMEDY, seed=options.seed, watch=watch
+    ) as context:
         with (
             context.watched(watch) as watch_all,
             context.evaluator(watch_all) as (evaluator, prepared),

@@ -60,7 +60,7 @@ from optimizer.space_file.reader import Budget, Space
 from optimizer.study.dashboard.trial_files import TrialFiles
 from optimizer.study.decision import contradicted_by
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Note, Watcher, to_all
+from optimizer.study.events import Note, Watcher, to_all, warnings_to
 from optimizer.study.files import read_source_cards, read_start, write_source_cards
 from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
@@ -166,6 +166,7 @@ def _run_at(
         seed=options.seed,
         extra_limits_ms=options.extra_limits_ms,
         require=require,
+        watch=watch,
     ) as opened:
         context = replace(opened, slots=site.slots)
         if lender is not None:
@@ -256,7 +257,7 @@ class _Study:
         self._context = run.study_context
         self._watch = watch
         self._templates = shipped("model_repository_templates")
-        self._require_lease: Callable[[], None] = lambda: None
+        self._require_leases: tuple[Callable[[], None], ...] = (run.directory.require_lease,)
 
     def run(self, started: float) -> StudySummary:
         """Run all phases; return the summary that was written."""
@@ -271,19 +272,27 @@ class _Study:
             yield
             return
         # It imports SQLAlchemy, which no other run needs.
-        from optimizer.study.coordinator_lease import CoordinatorLease
+        from optimizer.study.coordinator_lease import coordinator_lease
 
         storage, name = self._options.storage, self._space.study
-        with CoordinatorLease(storage, name, self._watch) as lease:
-            self._require_lease = lease.require
+        with coordinator_lease(storage, name, warnings_to(self._watch)) as lease:
+            self._require_leases = (*self._require_leases, lease.require)
             yield
+
+    def _require_lease(self) -> None:
+        """Check that this process still runs the study, before it is changed."""
+        for require in self._require_leases:
+            require()
 
     def _run_leased(self, started: float) -> StudySummary:
         # A storage that cannot be opened is an error before the artefacts are built.
         strategies = self._strategies(self._space.search_space, History({}))
         strategy = strategies.uncalibrated(self._options.chosen_sampler)
-        self._open_study(self._space.search_space, strategy).close()
+        with self._open_study(self._space.search_space, strategy) as study:
+            if self._options.storage is not None:
+                study.require_records(self._directory.trials.read_all(), self._directory.root)
         summary = self._phases(started)
+        self._require_lease()
         # Last: a run that is interrupted before leaves it to the one that resumes.
         write_summary(self._directory, summary)
         return summary
@@ -296,6 +305,7 @@ class _Study:
             search_seconds = time.monotonic() - searching
             confirmed = self._confirm(evaluator, history, prepared)
             self._measure_winner(evaluator, history, confirmed, search_seconds)
+        self._require_lease()
         self._write_bundles(confirmed, prepared)
         return self._summarise(started, ended, history, confirmed, prepared)
 

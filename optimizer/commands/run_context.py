@@ -43,7 +43,7 @@ from optimizer.space_file.reader import Space, load_space
 from optimizer.study.context import StudyContext, limit_names
 from optimizer.study.decision import stored_decision
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Note, Watcher, to_all
+from optimizer.study.events import Note, Watcher, to_all, warnings_to
 from optimizer.study.files import read_start
 from optimizer.study.progress_file import progress_file
 from optimizer.study.run_log import run_log
@@ -279,7 +279,7 @@ class RunContext:
 
 
 @contextmanager
-def open_run(
+def open_run(  # noqa: PLR0913 - in what the runs of four commands differ
     space: Space,
     directory: StudyDirectory,
     cache: Path | str | None,
@@ -288,6 +288,7 @@ def open_run(
     seed: int = 0,
     extra_limits_ms: tuple[float, ...] | None = None,
     require: Callable[[Space], tuple[Slot, Machine]] | None = None,
+    watch: Watcher = lambda _: None,
 ) -> Iterator[RunContext]:
     """Check the machine, lock the directory, and check that its space and machine are the same.
 
@@ -296,6 +297,7 @@ def open_run(
         remedy: what to do about another space, the end of the message.
         extra_limits_ms: see `RunContext`; None where they do not distinguish a study.
         require: checks the machine before anything is written; by default `require_machine`.
+        watch: receives what holds up the run before it has watchers of its own.
 
     Raises:
         RequirementError: the machine, the image or the server lacks something.
@@ -304,7 +306,7 @@ def open_run(
     """
     slot, machine = (require or require_machine)(space)
     require_packages(space)
-    with directory.locked():
+    with directory.locked(warnings_to(watch)):
         require_same_space(directory, space, machine, remedy, extra_limits_ms)
         yield RunContext(
             space, directory, artifact_cache(cache), slot, machine, seed, extra_limits_ms or ()

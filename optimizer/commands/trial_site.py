@@ -18,6 +18,7 @@ from optimizer.commands.worker import (
     require_space_of_slot,
 )
 from optimizer.errors import UsageError
+from optimizer.machine.cores import keep_to
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.slots import MachineSlots, Slot
 from optimizer.search.evaluator import LiveEvaluator, PhaseEvaluator
@@ -72,6 +73,10 @@ class ThisMachine:
         """Slots for trials at the same time; None for the machine as a whole."""
         return self._slots
 
+    @property
+    def _unused_cores(self) -> tuple[int, ...]:
+        return self._slots.unused_cores if self._slots is not None else ()
+
     def read_space(self, space: Path | Space) -> Space:
         """Read a space, see `TrialSite.read_space`."""
         read = open_space(space, hardware=self._slots.hardware if self._slots else None)
@@ -108,7 +113,8 @@ class ThisMachine:
             return
         # The slot of this process is that of the first worker now.
         evaluator.session.stop()
-        with LocalSlots(OpenServedWorker(run, prepared.files), slots, watch) as workers:
+        opening = OpenServedWorker(run, prepared.files)
+        with LocalSlots(opening, slots, watch) as workers, keep_to(self._unused_cores):
             yield CheckedSlots(
                 workers,
                 prepared.space.config(prepared.space.baseline),

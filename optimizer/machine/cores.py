@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 
@@ -19,6 +22,23 @@ def usable_cores() -> tuple[int, ...]:
     allowed = tuple(sorted(os.sched_getaffinity(0)))
     quota = binding_quota()
     return allowed if quota is None else allowed[: max(1, math.floor(quota))]
+
+
+@contextmanager
+def keep_to(cores: Collection[int]) -> Iterator[None]:
+    """Keep the threads of this process to some cores within the block; without any, leave them."""
+    before = os.sched_getaffinity(0)
+    _keep_threads_to(cores or before)
+    try:
+        yield
+    finally:
+        _keep_threads_to(before)
+
+
+def _keep_threads_to(cores: Collection[int]) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 def binding_quota() -> float | None:

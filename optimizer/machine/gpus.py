@@ -186,19 +186,26 @@ class GpuState:
     Attributes:
         mig: whether it is divided into MIG instances; None where it does not tell.
         pids: processes that compute on it.
+        instances: its MIG instances.
     """
 
     gpu: Gpu
     mig: bool | None
     pids: tuple[int, ...]
+    instances: tuple[GpuDevice, ...] = ()
 
 
 def gpu_states() -> tuple[GpuState, ...]:
     """Return the machine's GPUs in the driver's order. Raises RequirementError without a driver."""
     try:
         return tuple(
-            GpuState(_gpu(handle), _mig(handle), tuple(sorted(_compute_pids(handle))))
-            for handle in _handles()
+            GpuState(
+                _gpu(handle),
+                _mig(handle),
+                tuple(sorted(_compute_pids(handle))),
+                tuple(_devices(number, handle)) if _mig(handle) else (),
+            )
+            for number, handle in enumerate(_handles())
         )
     except pynvml.NVMLError as error:
         raise RequirementError(f"no NVIDIA driver answers ({error})") from error

@@ -15,6 +15,10 @@ from optimizer.machine.topology import Topology, cores_range
 _MIN_CORES_TO_SEPARATE = 4
 """With fewer cores, a separate core for the load client would cost the server too much."""
 
+_MIN_CORES_TO_LEAVE_ONE = 8
+"""With fewer physical cores for each GPU, one less would be missed. Slots without GPUs are what is
+measured, and keep all cores."""
+
 _MIB = 2**20
 _ALL = "all"
 
@@ -56,7 +60,8 @@ class MachineSlots:
 
     Attributes:
         hardware: what each slot has, so that one search space holds for all of them.
-        unused_cores: left over, because all slots have the same number of whole physical cores.
+        unused_cores: left over, because all slots have the same number of whole physical cores, or
+            left to the coordinator.
     """
 
     slots: tuple[Slot, ...]
@@ -75,8 +80,8 @@ class MachineSlots:
         each = ", ".join([*([counted_gpus(gpus)] if gpus else []), _cores(size)])
         text = f"{len(self.slots)} slot{'s' if len(self.slots) > 1 else ''} of {each}"
         if self.unused_cores:
-            text += f"; unused, so that all are equal: cores {cores_range(self.unused_cores)}"
-        return text
+            return f"{text}; the coordinator has cores {cores_range(self.unused_cores)}"
+        return f"{text}; the coordinator shares their cores"
 
 
 def local_slot(gpu_uuids: tuple[str, ...] = ()) -> Slot:
@@ -132,6 +137,8 @@ def gpu_slots(choice: str, topology: Topology | None = None) -> MachineSlots:
     each = min(len(physical[node]) // count for node, count in sharing.items())
     if each == 0:
         raise UsageError(f"--gpus: {_too_few_cores(physical, sharing)}")
+    if each >= _MIN_CORES_TO_LEAVE_ONE and each * len(devices) == len(whole):
+        each -= 1
     free = {node: iter(own) for node, own in physical.items()}
     slots = []
     for device, node in zip(devices, nodes, strict=True):

@@ -131,6 +131,7 @@ class TrialLedger:
             told_at_proposal=trial.told_at_proposal,
             told_position=len(self._history.records),
         )
+        self._study.require_lease()
         self._trials.write(record)
         kept = self._history.add(record)
         del self._running[trial.config]

@@ -15,7 +15,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -120,6 +119,9 @@ def eviction_seconds(traffic: Sequence[CachedTraffic], size_bytes: int) -> float
     high = 1.0 / max(each.per_second for each in traffic)
     while spare(high) > 0:
         high *= 2.0
+    # This import takes a quarter of a second, and few searches have a response cache.
+    from scipy import optimize
+
     return float(optimize.brentq(spare, 0.0, high))
 
 

@@ -1,26 +1,27 @@
-"""results/<study>/: the paths of a study's files, its record stores and its lock."""
+"""results/<study>/: the paths of a study's files, its record stores and its lease."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from optimizer.errors import DamagedStudyError, StudyBusyError, UsageError, storage_errors
+from optimizer.errors import DamagedStudyError, StorageError, UsageError
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.transport_costs import TransportComparison
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.disturbance_file import DisturbanceFile
+from optimizer.study.folder_lease import FolderLease
+from optimizer.study.lease import Holder, Lease, Warn, taken_over
 from optimizer.study.record_store import RecordStore
 from optimizer.study.winner_file import WinnerFile
 
-_LOCK_PROBE_SECONDS = 0.2
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class StudyDirectory:
@@ -32,6 +33,7 @@ class StudyDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lease = root / "lease"
         self.journal = root / "study.journal"
         self.space = root / "space.json"
         self.searched = root / "searched.json"
@@ -42,6 +44,7 @@ class StudyDirectory:
         self.baseline = root / "baseline"
         self.repository = root / "server" / "repository"
         self.server_log = root / "logs" / "server.log"
+        self.worker_log = root / "logs" / "worker.log"
         self.build_log = root / "logs" / "build.log"
         self.run_log = root / "logs" / "run.log"
         self.progress = root / "progress.json"
@@ -62,9 +65,10 @@ class StudyDirectory:
 
     def of_worker(self, name: str) -> StudyDirectory:
         """Return the same study with the server files of one of several workers."""
-        own = copy(self)
+        own, name = copy(self), name.replace("/", ".")  # one of several on a node is NODE/0
         own.repository = self.root / "server" / name / "repository"
         own.server_log = self.server_log.with_name(f"server.{name}.log")
+        own.worker_log = self.worker_log.with_name(f"worker.{name}.log")
         return own
 
     def server_log_of(self, record: TrialRecord) -> Path:
@@ -73,43 +77,58 @@ class StudyDirectory:
         return own if record.worker and own.exists() else self.server_log
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the study, which one process at a time may run. The lock ends with the process.
+    def locked(self, warn: Warn = lambda _: None) -> Iterator[None]:
+        """Hold the study's lease, which one process at a time has.
+
+        Args:
+            warn: receives what holds up the run.
 
         Raises:
             UsageError: when the directory cannot be made or written.
-            StudyBusyError: when another process holds the lock.
+            StudyBusyError: when another process, on whichever host, holds the lease.
+            StorageError: when the disk is full.
         """
-        path = self.root / "lock"
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: what a full disk refuses must not be written again on closing.
-            file = path.open("a+b", buffering=0)
+            if self._lease.is_symlink():
+                raise NotADirectoryError(errno.ENOTDIR, "lease is a link to another folder")
+            self._lease.mkdir(parents=True, exist_ok=True)
+            os.utime(self._lease)  # refused where nothing can be written
         except OSError as error:
+            if error.errno in _FULL:
+                raise StorageError(f"cannot write {self._lease}: {error.strerror}") from error
             raise UsageError(
                 f"results cannot be written to {self.root}: {error.strerror}"
             ) from error
-        with file:
-            if not _take_lock(file):
-                file.seek(0)
-                holder = file.read().decode().strip() or "unknown"
-                raise StudyBusyError(f"study {self.name} is being run by process {holder}")
-            with storage_errors(path):
-                file.truncate(0)
-                file.write(str(os.getpid()).encode())
+        with Lease(self.name, FolderLease(self._lease), warn):
             yield
+
+    def require_lease(self) -> None:
+        """Check that this process still holds the lease, before it changes the study.
+
+        Raises:
+            StorageError: when another process took over, or the directory is gone.
+        """
+        store = FolderLease(self._lease)
+        holder = store.read().holder
+        if holder is None or not holder.is_this_process:
+            raise taken_over(self.name, store)
+
+    @property
+    def holder(self) -> Holder | None:
+        """The process that holds the lease; None where it is free, or its holder is dead.
+
+        On another machine than the holder's nobody can tell at once whether it is alive.
+        """
+        try:
+            holder = FolderLease(self._lease).read().holder
+        except StorageError:
+            return None
+        return holder if holder is not None and holder.alive_here is not False else None
 
     @property
     def running(self) -> bool:
-        """Whether a process is running the study now."""
-        try:
-            with (self.root / "lock").open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        """Whether a process is running the study now, as far as this machine can tell."""
+        return self.holder is not None
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """Read one of the study's JSON files; reading a missing key names the file.
@@ -129,19 +148,6 @@ class StudyDirectory:
         if not isinstance(data, Object):
             raise DamagedStudyError(path, "must be a JSON object")
         return data
-
-
-def _take_lock(file: IO[bytes]) -> bool:
-    """Take the lock, after waiting out a `running` check, which holds it for a moment."""
-    end = time.monotonic() + _LOCK_PROBE_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.01)
 
 
 class RecordingDirectory(StudyDirectory):

@@ -173,6 +173,18 @@ class WorkerLost:
 
 
 @dataclass(frozen=True)
+class WorkerLogsRead:
+    """The ends of the logs of a worker on another host, whose trial failed or which was lost.
+
+    Attributes:
+        logs: by name of the file, "server.log" and "worker.log".
+    """
+
+    worker: str
+    logs: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
 class Note:
     """Information for people.
 
@@ -203,9 +215,15 @@ Event = (
     | WorkersStarted
     | WorkerEvent
     | WorkerLost
+    | WorkerLogsRead
     | Note
 )
 Watcher = Callable[[Event], None]
+
+
+def warnings_to(watch: Watcher) -> Callable[[str], None]:
+    """Return what passes texts to a watcher, as warnings."""
+    return lambda text: watch(Note(text, warning=True))
 
 
 def to_all(*watchers: Watcher) -> Watcher:

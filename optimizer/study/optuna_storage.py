@@ -118,11 +118,17 @@ def _damaged(where: str) -> StorageError:
 
 @contextmanager
 def storage_failures(where: str) -> Iterator[None]:
-    """Raise errors of Optuna's storages as `StorageError` or `UsageError`; hide its warnings."""
+    """Raise errors of Optuna's storages as `database_failures` does; hide its warnings."""
+    with database_failures(where), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+@contextmanager
+def database_failures(where: str) -> Iterator[None]:
+    """Raise errors of a storage as `StorageError` or `UsageError`, in any thread."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
+        yield
     except _address_errors() as error:
         raise UsageError(f"--storage: {_first_line(error)}") from error
     except _database_errors() as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.errors import storage_errors
+from optimizer.errors import UsageError, storage_errors
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.optuna_space import OptunaSpace
 from optimizer.study.optuna_storage import (
@@ -26,6 +27,9 @@ from optimizer.study.optuna_storage import (
     storage_failures,
 )
 from optimizer.study.trial_records import COST
+
+_FOLDER = "folder"
+"""Attribute of a study in a database: the folder of its records."""
 
 SamplerFactory = Callable[[int], BaseSampler]
 """Makes a sampler from a seed."""
@@ -201,6 +205,39 @@ class OptunaStudy:
                 study_or_trial=self._open_trials[number],
                 mimetype="text/plain",
             )
+
+    def require_records(self, numbers: Collection[int], folder: Path) -> None:
+        """Check that the records of all told trials are in a folder; keep where that is.
+
+        A study in a database may be resumed without its folder, and would measure again what was
+        measured.
+
+        Args:
+            numbers: of the records in the folder.
+
+        Raises:
+            UsageError: where some are not; the message names the folder that has them.
+        """
+        own = f"{folder} on {socket.gethostname()}"
+        with storage_failures(self._where):
+            kept = self._study.user_attrs.get(_FOLDER)
+        missing = [
+            trial.number
+            for trial in self._trials()
+            if trial.state == TrialState.COMPLETE
+            and "repeat_of" not in trial.user_attrs
+            and trial.number not in numbers
+        ]
+        if missing:
+            raise UsageError(
+                f"study {self._study.study_name} has {len(missing)} trials in {self._where} whose "
+                f"records are not in {own}: they are in {kept or 'the folder of another run'}; "
+                "copy that folder here, or give --results a file system that the hosts share, or "
+                "start another study with --study NEW"
+            )
+        if kept != own:
+            with storage_failures(self._where):
+                self._study.set_user_attr(_FOLDER, own)
 
     def reconcile(self, records: Mapping[int, TrialRecord]) -> None:
         """Update the study from the records, after a killed run or the loss of its storage.

@@ -154,7 +154,7 @@ def test_a_disk_that_is_full_from_the_start(
 ) -> None:
     disk = mount("disk", "size=64k")
     (disk / "tiny").mkdir()
-    (disk / "tiny" / "lock").touch()
+    (disk / "tiny" / "lease").mkdir()
     fill(disk)
     run = start(space, "--results", disk)
     assert run.wait() == 4

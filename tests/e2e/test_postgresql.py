@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +12,8 @@ from sqlalchemy import event, text
 
 from optimizer.errors import RequirementError, StorageError, StudyBusyError, UsageError
 from optimizer.search.samplers import SAMPLERS
-from optimizer.study import coordinator_lease, database
-from optimizer.study.coordinator_lease import CoordinatorLease
+from optimizer.study import database, lease
+from optimizer.study.coordinator_lease import coordinator_lease
 from optimizer.study.dashboard.markdown import trial_note
 from optimizer.study.dashboard.server import Notes, dashboard_server
 from optimizer.study.database import open_database
@@ -187,16 +186,18 @@ def test_of_several_coordinators_that_start_at_once_one_goes_on(server: PostgreS
         connection.execute(text("CREATE DATABASE fresh"))
     admin.close()
     url = server.url.removesuffix("postgres") + "fresh"
-    begin = threading.Barrier(4)
+    begin, refused = threading.Barrier(4), threading.Semaphore(0)
 
     def take(_: int) -> str:
         begin.wait()
         try:
-            with CoordinatorLease(url, "race", lambda _: None):
-                time.sleep(2.0)
+            with coordinator_lease(url, "race", lambda _: None):
+                # However long the others take to open the database.
+                assert all(refused.acquire(timeout=60.0) for _ in range(3))
                 return "ran"
-        except StudyBusyError as refused:
-            return str(refused)
+        except StudyBusyError as error:
+            refused.release()
+            return str(error)
 
     with ThreadPoolExecutor(4) as pool:
         ends = list(pool.map(take, range(4)))
@@ -208,17 +209,17 @@ def test_of_several_coordinators_that_start_at_once_one_goes_on(server: PostgreS
 def test_a_lease_outlasts_a_restart_and_is_refused_to_others(
     server: PostgreSql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator_lease, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
     events: list[object] = []
-    with CoordinatorLease(server.url, "kept", events.append) as lease:
+    with coordinator_lease(server.url, "kept", events.append) as held:
         server.stop()
         again = threading.Timer(1.5, server.start)
         again.start()
-        lease.require()
+        held.require()
         again.join()
         with pytest.raises(StudyBusyError):
-            CoordinatorLease(server.url, "kept", events.append).__enter__()
-        lease.require()
+            coordinator_lease(server.url, "kept", events.append).__enter__()
+        held.require()
     said = " ".join(map(str, events))
     assert f"{server.shown} does not answer: waiting up to 60 s for it" in said
     assert f"{server.shown} answers again" in said

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
 
 import psutil
 import pytest
@@ -57,6 +61,24 @@ def titles(optimizer: Optimizer) -> str:
     return "\n".join(lines)
 
 
+def pages_of(dashboard: Optimizer) -> list[str]:
+    """What a dashboard answers."""
+    dashboard.wait_for("(Ctrl-C ends it)")
+    address = re.search(r"http://127\.0\.0\.1:\d+", dashboard.output)
+    assert address is not None
+    paths = ("/dashboard", "/api/meta", "/api/studies", "/api/studies/1", "/api/studies/none")
+    open_url = build_opener(ProxyHandler({})).open
+    pages = []
+    for path in paths:
+        try:
+            with open_url(f"{address[0]}{path}", timeout=30.0) as page:
+                pages.append(page.read().decode())
+        except HTTPError as error:
+            pages.append(error.read().decode())
+    assert '"tiny"' in pages[2]
+    return pages
+
+
 def assert_hidden(*texts: str) -> None:
     for text in texts:
         assert PASSWORD not in text
@@ -102,11 +124,29 @@ def test_it_is_run_by_one_coordinator_killed_resumed_and_outlasts_a_restart(
     assert len(records) == 3
     assert min(number for number in records if number) == 2, "the trial that was cut off is another"
 
+    elsewhere = start(
+        space, "--results", tmp_path / "host", environment={"OPTIMIZER_STORAGE": server.url}
+    )
     status = start("tiny", command="status")
     report = start("tiny", command="report")
-    assert (status.wait(), report.wait()) == (0, 0)
-    for each in (first, other, resumed, status, report):
+    export = start(
+        *("tiny", "--to", tmp_path / "exported", "--no-examples"),
+        command="export",
+        environment={"OPTIMIZER_STORAGE": server.url},
+    )
+    dashboard = start("tiny", "--port", "0", "--storage", server.url, command="dashboard")
+    pages = pages_of(dashboard)
+    assert_hidden(titles(dashboard), *pages)
+    assert (status.wait(), report.wait(), export.wait()) == (0, 0, 0), export.errors
+    assert elsewhere.wait() == 2
+    assert f"they are in {study.root} on {socket.gethostname()}" in elsewhere.errors
+    server.stop()
+    refused = start("tiny", "--port", "0", "--storage", server.url, command="dashboard")
+    assert refused.wait() == 4, refused.errors
+    server.start()
+    for each in (first, other, resumed, elsewhere, status, report, export, dashboard, refused):
         assert_hidden(each.output, each.errors)
+        assert "Traceback" not in each.errors
     assert_in_no_file(tmp_path)
 
 

@@ -295,12 +295,16 @@ def open_study(
     seed: int = 0,
     policy: AcquisitionPolicy | None = None,
     extra_limits_ms: tuple[float, ...] = (),
+    storage: str | None = None,
 ) -> OptunaStudy:
-    """The study whose journal lies in `folder`; its policy has seen nothing where none is given."""
+    """The study whose journal lies in `folder`, or that is in a database.
+
+    Its policy has seen nothing where none is given.
+    """
     journal = StudyDirectory(folder).journal
     strategy = SAMPLERS[sampler](policy or policy_of(space, History({}), seed=seed))
     names = objective_names(extra_limits_ms)
-    return OptunaStudy("test", journal, None, space, strategy.make_sampler, seed, names)
+    return OptunaStudy("test", journal, storage, space, strategy.make_sampler, seed, names)
 
 
 @dataclass

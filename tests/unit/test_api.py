@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import optimizer
 from optimizer import api
 from optimizer.analysis.study_reading import read_study
 from optimizer.analysis.summary import StudySummary
+from optimizer.cluster.choice import ClusterChoice
+from optimizer.commands import each_accelerator
+from optimizer.commands.each_accelerator import EachResult
 from optimizer.commands.measure import MeasureOptions
 from optimizer.commands.run import RunOptions, RunResult
 from optimizer.errors import UsageError
@@ -220,3 +224,36 @@ def test_the_truth_of_the_simulated_space_is_within_reach(calibrated: Path) -> N
     [capacity] = optimizer.simulate("calibrated", results=calibrated).capacities().itertuples()
     truth = 1.05 * capacity_of(SIMULATED.config(SIMULATED.baseline))
     assert capacity.saturation_per_second == pytest.approx(truth, rel=0.3)
+
+
+def test_a_study_of_each_accelerator_is_returned_by_name(
+    study: optimizer.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Ray here; tests/e2e/test_cluster.py runs the same function on a cluster."""
+    error, given = UsageError("no price"), list[RunOptions]()
+
+    def run_each_type(options: RunOptions, watch_study: Callable[[str], Watcher]) -> EachResult:
+        given.append(options)
+        watch_study("one")(Note("told"))
+        return EachResult(("one",), {"two": error}, None)
+
+    monkeypatch.setattr(each_accelerator, "run_each_type", run_each_type)
+    events: list[Event] = []
+    ended = optimizer.run_each_accelerator_type(
+        "space.yaml",
+        cluster="auto",
+        worker_resources={"tuning": 1},
+        trials=3,
+        results=tmp_path,
+        watch_study=lambda _: events.append,
+    )
+    assert given == [
+        RunOptions(
+            Path("space.yaml"),
+            trials=3,
+            cluster=ClusterChoice("auto", (("tuning", 1),)),
+            results=tmp_path,
+        )
+    ]
+    assert ended.studies["one"].summary == study.summary
+    assert (ended.errors, ended.comparison, events) == ({"two": error}, None, [Note("told")])

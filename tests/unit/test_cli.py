@@ -196,7 +196,10 @@ def test_every_command_is_listed_on_one_line_and_is_in_the_module_of_its_name(
     ("arguments", "unused"),
     [
         (["--help"], "optimizer.commands, optimizer.search, numpy, pydantic"),
-        (["status", "--results", "none"], "optimizer.commands, optuna, plotly, numba, torch"),
+        (
+            ["status", "--results", "none"],
+            "optimizer.commands, optuna, plotly, numba, torch, scipy.optimize",
+        ),
     ],
 )
 def test_what_a_command_does_not_need_is_not_imported(arguments: list[str], unused: str) -> None:
@@ -290,7 +293,9 @@ def test_options_become_the_request(
     optimizer("run", "--also-limit", "300ms", "--also-limit", "0.1s")
     optimizer("run", "--also-limit", "300ms", "--sampler", "guided")
     monkeypatch.setenv("OPTIMIZER_CACHE", "/elsewhere")
+    monkeypatch.setenv("OPTIMIZER_STORAGE", "postgresql://there/db")
     optimizer("run")
+    assert "OPTIMIZER_STORAGE" not in os.environ
     quickstart = shipped("search_spaces") / "quickstart.yaml"
     default = RunOptions(quickstart)
     assert requests == [
@@ -301,8 +306,17 @@ def test_options_become_the_request(
         ),
         replace(default, also_limits_ms=(300.0, 100.0)),
         replace(default, also_limits_ms=(300.0,), sampler="guided"),
-        replace(default, cache="/elsewhere"),
+        replace(default, cache="/elsewhere", storage="postgresql://there/db"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["cache", "status"])
+def test_no_command_leaves_the_storages_password_to_the_servers_that_it_starts(
+    optimizer: Commands, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("OPTIMIZER_STORAGE", "postgresql://me:s3cret@db/x")
+    assert optimizer(command).code == 0
+    assert "OPTIMIZER_STORAGE" not in os.environ
 
 
 def test_init_writes_the_commented_file_and_says_what_is_next(optimizer: Commands) -> None:

@@ -181,7 +181,11 @@ def test_what_the_processor_lacks_is_said_with_what_follows(
     ("card", "says", "remedy"),
     [
         (Card("Tesla V100", capability=(7, 0)), "the images need 7.5", None),
-        (Card(mig=1), "divided by MIG", "nvidia-smi -i GPU-1 -mig 0 (as root)"),
+        (
+            Card(mig=1),
+            "divided by MIG, without an instance",
+            "make instances with nvidia-smi mig -cgi, or nvidia-smi -i GPU-1 -mig 0 (as root)",
+        ),
         (
             Card(pids=(30, 7)),
             "in use by processes 7, 30",
@@ -197,6 +201,20 @@ def test_a_card_that_trials_cannot_use_says_why(
     assert (gpu.state, gpu.remedy) == ("missing", remedy)
     assert gpu.detail.endswith(says)
     assert can(examination, "docker, GPU").how == "needs a GPU that trials can use"
+
+
+def test_the_instances_of_a_divided_card_are_named_as_run_takes_them(look_at: Look) -> None:
+    """The answers are those of tests/unit/fake_nvml.py, not recorded on a card."""
+    divided = Card("NVIDIA A100", (8, 0), 40_960, mig=1, instances=("MIG-aa", "MIG-bb"))
+    examination = look_at(gpu_machine(divided))
+    gpu, ability = found(examination, "GPU 0"), can(examination, "docker, GPU")
+    assert gpu.state == "ok"
+    assert gpu.detail.endswith(
+        "divided into MIG instances 0:0 (NVIDIA A100 MIG 1g.5gb), 0:1 (NVIDIA A100 MIG 1g.5gb): "
+        "name them, as in run --gpus 0:0,0:1"
+    )
+    assert ability.state == "ok"
+    assert "on 2 x NVIDIA A100 MIG 1g.5gb, in" in ability.how
 
 
 def test_one_card_that_can_be_used_is_enough(look_at: Look) -> None:

@@ -73,7 +73,7 @@ class Pool:
             file.unlink()
         self.slots._most = len(self.slots.workers)
         for worker in self.slots._workers:
-            worker.losses = 0
+            worker.losses = worker.runs_alone = 0
 
 
 @contextmanager
@@ -199,6 +199,14 @@ def test_what_shows_how_fast_the_machine_is_runs_alone(pool: Pool) -> None:
     assert pool.slots.idle == 0
     assert pool.end().task == rerun
     assert pool.slots.idle == 2
+
+
+def test_runs_that_show_how_fast_the_machine_is_take_the_workers_in_turn(pool: Pool) -> None:
+    ran_on = []
+    for _ in range(3):
+        pool.slots.submit(Task(0, 1, CONFIGS[0], "saturate"))
+        ran_on.append(pool.end().worker)
+    assert ran_on == ["slot-0", "slot-1", "slot-0"]
 
 
 def test_a_lost_run_of_the_baseline_makes_room_again(pool: Pool) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from optimizer.errors import RequirementError, UsageError
 from optimizer.machine import slots as machine_slots
+from optimizer.machine.cores import keep_to
 from optimizer.machine.fingerprint import this_machine
 from optimizer.machine.gpus import gpu_devices
 from optimizer.machine.slots import MachineSlots, Slot, core_slots, gpu_slots, local_slot
@@ -66,14 +69,40 @@ def test_the_cores_of_a_node_are_divided_in_their_order(
 ) -> None:
     EIGHT_RTX_4090.install(monkeypatch)
     slots = gpu_slots("all", EIGHT_RTX_4090.sysfs(tmp_path))
-    assert ranges(slots)[:2] == ["0-13,112-125", "14-27,126-139"]
-    assert ranges(slots)[4] == "56-69,168-181"
-    assert slots.unused_cores == ()
-    assert slots.summary == "8 slots of 1 x NVIDIA T4, 28 cores"
+    assert ranges(slots)[:2] == ["0-12,112-124", "13-25,125-137"]
+    assert ranges(slots)[4] == "56-68,168-180"
     assert slots.slots[5].name == "gpu-5"
-    assert slots.slots[5].location == "GPU-5abc, cores 70-83,182-195"
-    # Three of 28 cores are the load client's.
-    assert (len(slots.first.cores), len(slots.first.client_cores)) == (25, 3)
+    assert slots.slots[5].location == "GPU-5abc, cores 69-81,181-193"
+    # Three of 26 cores are the load client's.
+    assert (len(slots.first.cores), len(slots.first.client_cores)) == (23, 3)
+
+
+def test_a_process_keeps_to_some_cores_for_a_while_with_all_of_its_threads() -> None:
+    before, over = os.sched_getaffinity(0), threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    assert other.native_id is not None
+    own = {min(before)}
+    try:
+        with keep_to(tuple(own)):
+            assert os.sched_getaffinity(0) == os.sched_getaffinity(other.native_id) == own
+        with keep_to(()):
+            assert os.sched_getaffinity(0) == before
+        assert os.sched_getaffinity(other.native_id) == before
+    finally:
+        over.set()
+        other.join()
+
+
+def test_gpus_that_have_many_cores_leave_some_to_the_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EIGHT_RTX_4090.install(monkeypatch)
+    slots = gpu_slots("all", EIGHT_RTX_4090.sysfs(tmp_path))
+    own = "cores 52-55,108-111,164-167,220-223"
+    assert slots.summary == f"8 slots of 1 x NVIDIA T4, 26 cores; the coordinator has {own}"
+    # Two GPUs of one node leave it the cores of the other.
+    assert len(gpu_slots("1,3", EIGHT_RTX_4090.sysfs(tmp_path)).first.all_cores) == 56
 
 
 def test_cores_that_would_make_slots_unequal_are_left_unused(
@@ -83,10 +112,10 @@ def test_cores_that_would_make_slots_unequal_are_left_unused(
     slots = gpu_slots("all", FIVE_UNEVENLY.sysfs(tmp_path))
     assert ranges(slots) == ["8-9,24-25", "0-1,16-17", "2-3,18-19", "4-5,20-21", "6-7,22-23"]
     assert slots.summary == (
-        "5 slots of 1 x NVIDIA T4, 4 cores; unused, so that all are equal: cores 10-15,26-31"
+        "5 slots of 1 x NVIDIA T4, 4 cores; the coordinator has cores 10-15,26-31"
     )
     alone = gpu_slots("0,1", FIVE_UNEVENLY.sysfs(tmp_path))
-    assert ranges(alone) == ["8-15,24-31", "0-7,16-23"]
+    assert ranges(alone) == ["8-14,24-30", "0-6,16-22"]
 
 
 @pytest.mark.parametrize("choice", ["1,3", "GPU-1abc,GPU-3abc", "3, GPU-1", "GPU-3,1,1"])
@@ -179,7 +208,7 @@ def test_cores_are_divided_into_whole_physical_cores(
     slots = core_slots(5, topology)
     assert_equal_and_apart(slots)
     assert ranges(slots)[:2] == ["0-5,32-37", "6-11,38-43"]
-    assert slots.summary == "5 slots of 12 cores; unused, so that all are equal: cores 30-31,62-63"
+    assert slots.summary == "5 slots of 12 cores; the coordinator has cores 30-31,62-63"
     assert slots.slots[1].name == "slot-1"
     with pytest.raises(UsageError, match=r"at most 32, the number of .* \(cores 0-63\); got 33"):
         core_slots(33, topology)
@@ -189,7 +218,7 @@ def test_two_cores_are_two_slots_of_one(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(machine_slots, "usable_cores", lambda: (0, 1))
     slots = core_slots(2, Topology(tmp_path))
     assert slots.slots == (Slot((0,), (0,), (), "slot-0"), Slot((1,), (1,), (), "slot-1"))
-    assert slots.summary == "2 slots of 1 core"
+    assert slots.summary == "2 slots of 1 core; the coordinator shares their cores"
 
 
 def test_a_machine_as_a_whole_has_no_name() -> None:
@@ -202,7 +231,7 @@ def test_the_fingerprint_of_a_slot_is_that_of_a_machine_of_its_size(
     EIGHT_RTX_4090.install(monkeypatch)
     slots = gpu_slots("all", EIGHT_RTX_4090.sysfs(tmp_path))
     machine = this_machine("embedded", slots.hardware.gpus, slots=slots)
-    assert (machine.cores, machine.memory_gib, machine.gpus) == (28, 64, ("NVIDIA T4",))
+    assert (machine.cores, machine.memory_gib, machine.gpus) == (26, 64, ("NVIDIA T4",))
 
 
 def test_lists_of_cores_are_written_as_they_are_read() -> None:

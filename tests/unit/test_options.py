@@ -14,6 +14,7 @@ import pytest
 
 import optimizer
 from optimizer import commands
+from optimizer.api import StudyOptions
 from optimizer.cli import commands as command_line
 from optimizer.commands.run_context import artifact_cache
 
@@ -78,6 +79,17 @@ def test_a_function_has_every_option_of_its_command_with_the_same_default(name: 
         if field.default is not dataclasses.MISSING:
             default = function[option].default
             assert (Path(default) if option == "results" else default) == field.default, option
+
+
+def test_a_study_for_each_accelerator_takes_the_options_of_run_that_go_with_a_cluster() -> None:
+    run, each = (
+        inspect.signature(getattr(optimizer, name)).parameters
+        for name in ("run", "run_each_accelerator_type")
+    )
+    of_this_machine = {"gpus", "slots", "max_disturbance_percent"}
+    assert {*each, *StudyOptions.__annotations__} - {"options", "watch_study"} == (
+        {*run} - {"watch"} - of_this_machine
+    )
 
 
 @pytest.mark.parametrize("name", CLASSES)

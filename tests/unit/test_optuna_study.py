@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,21 @@ def trials_in(folder: Path) -> list[FrozenTrial]:
         optuna.storages.journal.JournalFileBackend(str(journal(folder)))
     )
     return optuna.load_study(study_name="test", storage=storage).trials
+
+
+def test_a_study_whose_records_are_in_another_folder_is_refused_by_its_name(tmp_path: Path) -> None:
+    url, first, second = f"sqlite:///{tmp_path}/study.db", tmp_path / "1", tmp_path / "2"
+    with open_study(first, SPACE, storage=url) as study:
+        study.require_records((), first)
+        number = step(study).number
+        study.require_records((number,), first)
+    with open_study(second, SPACE, storage=url) as study:
+        with pytest.raises(UsageError) as refused:
+            study.require_records((), second)
+        message = str(refused.value)
+        assert "study test has 1 trials in the study storage whose records are not in " in message
+        assert f"they are in {first} on {socket.gethostname()}" in message
+        study.require_records((number,), second)  # the folder was copied
 
 
 def step(study: OptunaStudy, answer: Answer = as_fast_as_it_is) -> TrialRecord:

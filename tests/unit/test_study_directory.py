@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -161,7 +158,7 @@ def test_a_study_is_held_by_one_at_a_time(directory: StudyDirectory) -> None:
     with directory.locked():
         with pytest.raises(StudyBusyError) as caught, same.locked():
             pytest.fail("held twice")
-        assert str(caught.value) == f"study quick is being run by process {os.getpid()}"
+        assert f"is being run by process {os.getpid()} of " in str(caught.value)
     with same.locked():
         pass
 
@@ -169,33 +166,6 @@ def test_a_study_is_held_by_one_at_a_time(directory: StudyDirectory) -> None:
 def test_a_held_study_does_not_hold_another(directory: StudyDirectory) -> None:
     with directory.locked(), StudyDirectory(directory.root.with_name("other")).locked():
         pass
-
-
-def test_a_study_is_let_go_when_its_process_is_killed(directory: StudyDirectory) -> None:
-    directory.root.mkdir(parents=True)
-    program = """
-import fcntl, os, signal, sys
-file = open(sys.argv[1], "a+")
-fcntl.flock(file, fcntl.LOCK_EX)
-file.write(str(os.getpid())); file.flush()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    lock = directory.root / "lock"
-    subprocess.run([sys.executable, "-I", "-c", program, str(lock)], check=False, timeout=30)
-    assert lock.read_text().isdecimal()
-    with directory.locked():
-        assert lock.read_text() == str(os.getpid())
-
-
-def test_a_holder_that_has_not_said_who_it_is(directory: StudyDirectory) -> None:
-    directory.root.mkdir(parents=True)
-    with (directory.root / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with (
-            pytest.raises(StudyBusyError, match=r"by process unknown$"),
-            directory.locked(),
-        ):
-            pytest.fail("held twice")
 
 
 def test_results_that_cannot_be_written_are_a_mistake_of_the_user(tmp_path: Path) -> None:
@@ -211,9 +181,17 @@ def test_results_that_cannot_be_written_are_a_mistake_of_the_user(tmp_path: Path
 def test_a_disk_that_fills_up_while_locking_is_told(
     directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full() -> int:
+    fail_with_disk_full(monkeypatch)
+    with pytest.raises(StorageError, match=r"^cannot write .*/lease/.*: No space"):
+        directory.locked().__enter__()
+
+
+def test_a_disk_without_room_for_the_folder_is_told(
+    directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "getpid", full)
-    with pytest.raises(StorageError, match=r"^cannot write .*/lock: No space"), directory.locked():
-        pytest.fail("held")
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(StorageError, match=r"^cannot write .*/lease: No space"):
+        directory.locked().__enter__()

@@ -7,20 +7,26 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from optimizer.cluster.worker_folder import end_orphans, worker_folder
+from optimizer.cluster.worker_folder import end_orphans, keep_logs, worker_folder
 from optimizer.machine.leftovers import MARK
+from optimizer.study.directory import StudyDirectory
+from optimizer.study.events import Event, WorkerEvent, WorkerLogsRead
+from tests.unit.studies import failed, four_points, record_of
+
+SPACE = four_points()
 
 _WORKER = """
 import os, subprocess, sys
 from pathlib import Path
 from optimizer.cluster.worker_folder import worker_folder
 from optimizer.machine import child_shim
-with worker_folder(Path(sys.argv[1]), "study"):
+with worker_folder(Path(sys.argv[1]), "study", "node/1"):
     shim = [sys.executable, child_shim.__file__, str(os.getpid()), "0", "--"]
     server = subprocess.Popen([*shim, "/bin/sleep", "600"])
     print(server.pid, flush=True)
@@ -59,7 +65,7 @@ def worker(root: Path, *before: str) -> Iterator[tuple[psutil.Process, psutil.Pr
 
 def test_an_orphan_is_ended_with_its_server_and_its_folder_removed(tmp_path: Path) -> None:
     with worker(tmp_path) as (orphan, server):
-        assert len(list(tmp_path.glob("*/study/lock"))) == 1
+        assert len(list(tmp_path.glob("*/study/lease"))) == 1
         end_orphans(tmp_path)
         assert not _runs(orphan)
         assert not _runs(server)
@@ -71,7 +77,7 @@ def test_a_worker_of_a_living_node_is_left_alone(tmp_path: Path) -> None:
         end_orphans(tmp_path)
         assert _runs(own)
         assert _runs(server)
-        assert len(list(tmp_path.glob("*/study/lock"))) == 1
+        assert len(list(tmp_path.glob("*/study/lease"))) == 1
 
 
 def test_a_worker_ends_what_one_that_was_killed_has_left(
@@ -81,12 +87,47 @@ def test_a_worker_ends_what_one_that_was_killed_has_left(
     with worker(tmp_path, _NODE) as (killed, server):
         killed.kill()
         killed.wait()
-        with worker_folder(tmp_path, "other") as directory:
+        with worker_folder(tmp_path, "other", "node") as directory:
             assert not _runs(server)
             assert directory.name == "other"
             assert directory.running
-            assert list(tmp_path.glob("*/*/lock")) == [directory.root / "lock"]
+            assert list(tmp_path.glob("*/*/lease")) == [directory.root / "lease"]
     assert list(tmp_path.glob("*/*")) == []
+
+
+def test_the_logs_of_a_lost_worker_are_found_by_the_next_one_of_its_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MARK, "")
+    root, study = tmp_path / "workers", StudyDirectory(tmp_path / "results" / "study")
+    with worker(root, _NODE) as (killed, _):
+        [logs] = (path / "logs" for path in root.glob("*/study"))
+        logs.mkdir(exist_ok=True)
+        (logs / "server.log").write_bytes(b"early" + b"-" * 2**18 + b"the end")
+        # What the process writes is in a file of Ray's.
+        (logs / "worker.log").unlink(missing_ok=True)
+        (tmp_path / "worker-7.err").write_text("Fatal Python error")
+        (logs / "worker.log").symlink_to(tmp_path / "worker-7.err")
+        killed.kill()
+        killed.wait()
+        events: list[Event] = []
+        with worker_folder(root, "study", "node/1", events.append):
+            [event] = events
+    assert isinstance(event, WorkerLogsRead)
+    assert event.worker == "node/1"
+    keep_logs(study, WorkerEvent("node/1", 3, event))
+    kept = study.of_worker("node/1")
+    assert kept.server_log.parent == study.server_log.parent
+    assert kept.server_log.read_bytes().endswith(b"---the end")
+    assert kept.server_log.stat().st_size == 2**18
+    assert kept.worker_log.read_text() == "Fatal Python error"
+    record = replace(record_of(1, SPACE.config(SPACE.baseline), failed()), workers=("node/1",))
+    assert study.server_log_of(record) == kept.server_log
+
+
+def test_logs_that_cannot_be_written_end_no_run(tmp_path: Path) -> None:
+    (tmp_path / "study").write_text("no folder")
+    keep_logs(StudyDirectory(tmp_path / "study"), WorkerLogsRead("node", {"server.log": b"x"}))
 
 
 def _runs(process: psutil.Process) -> bool:

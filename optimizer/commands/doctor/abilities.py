@@ -134,7 +134,7 @@ def _servers(machine: MachineFindings) -> str:
 def _cards(machine: MachineFindings) -> str:
     if isinstance(machine.graphics, NotChecked):
         return "NVIDIA GPUs"
-    return counted_gpus([card.gpu.name for card in machine.graphics.usable])
+    return counted_gpus([gpu.name for gpu in machine.graphics.usable_gpus])
 
 
 def _build_locations(machine: MachineFindings) -> str:

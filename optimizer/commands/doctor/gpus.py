@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optimizer.commands.doctor.checks import CheckResult, NotChecked
 from optimizer.configuration.hardware import LEAST_COMPUTE_CAPABILITY as LEAST_OF_EACH
-from optimizer.configuration.hardware import counted_gpus
+from optimizer.configuration.hardware import Gpu, counted_gpus
 from optimizer.configuration.releases import LEAST_COMPUTE_CAPABILITY, LEAST_DRIVER
 from optimizer.machine.gpus import GpuState, driver_version, gpu_states
 
@@ -35,8 +35,17 @@ class Graphics:
 
     @property
     def usable(self) -> tuple[GpuState, ...]:
-        """GPUs that trials can use."""
+        """GPUs that trials can use, themselves or by their MIG instances."""
         return tuple(card for card in self.cards if _obstacle(card) is None)
+
+    @property
+    def usable_gpus(self) -> tuple[Gpu, ...]:
+        """What a trial can have of these: a whole GPU, or a MIG instance."""
+        return tuple(
+            gpu
+            for card in self.usable
+            for gpu in ([each.gpu for each in card.instances] if card.instances else [card.gpu])
+        )
 
     @property
     def driver_is_recent(self) -> bool:
@@ -104,6 +113,11 @@ def _card(number: int, card: GpuState) -> CheckResult:
     detail = f"{gpu.name}, {gpu.memory_mib} MiB, compute capability {_version(capability)}"
     detail += "".join(lacking)
     part, obstacle = f"GPU {number}", _obstacle(card)
+    if card.instances and obstacle is None:
+        named = ", ".join(f"{each.index} ({each.gpu.name})" for each in card.instances)
+        indices = ",".join(each.index for each in card.instances)
+        how = f"divided into MIG instances {named}: name them, as in run --gpus {indices}"
+        return CheckResult(part, "ok", f"{detail}; {how}")
     if obstacle is None:
         return CheckResult(part, "ok", detail)
     why, remedy = obstacle
@@ -112,7 +126,7 @@ def _card(number: int, card: GpuState) -> CheckResult:
 
 def _trials_at_once(driver: Graphics) -> Iterator[CheckResult]:
     """Yield how several GPUs of one model are used by one search."""
-    models = [card.gpu.name for card in driver.usable]
+    models = [card.gpu.name for card in driver.usable if not card.instances]
     several = [model for model in models if models.count(model) > 1]
     if several:
         same = len(several) == len(driver.cards) and len(set(several)) == 1
@@ -125,8 +139,9 @@ def _obstacle(card: GpuState) -> tuple[str, str | None] | None:
     """Return why trials cannot use a GPU, and what to do about it; None where they can."""
     if card.gpu.compute_capability < LEAST_COMPUTE_CAPABILITY:
         return f"the images need {_version(LEAST_COMPUTE_CAPABILITY)}", None
-    if card.mig:
-        return "divided by MIG", f"nvidia-smi -i {card.gpu.uuid} -mig 0 (as root)"
+    if card.mig and not card.instances:
+        remedy = f"make instances with nvidia-smi mig -cgi, or nvidia-smi -i {card.gpu.uuid} -mig 0"
+        return "divided by MIG, without an instance", f"{remedy} (as root)"
     if card.pids:
         pids = ", ".join(map(str, card.pids))
         return (
