@@ -102,6 +102,11 @@ class OptunaStudy:
                     load_if_exists=True,
                 )
                 self._study.set_metric_names([*objectives])
+                # Optuna looks through all trials for a waiting one, before each proposal.
+                pop = self._study._pop_waiting_trial_id
+                self._study._pop_waiting_trial_id = (  # type: ignore[method-assign]
+                    lambda: pop() if self._waiting else None
+                )
                 # Parameters that are not the space's mean a damaged journal.
                 for trial in self._study.get_trials(deepcopy=False):
                     if trial.params:

@@ -53,9 +53,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     whole = JournalStorage.get_all_trials
 
     def count_trials(storage: JournalStorage, *arguments: Any, **named: Any) -> Any:
-        trials = whole(storage, *arguments, **named)
-        counted["trials listed"] += len(trials)
-        return trials
+        counted["times that all trials were gone through"] += 1
+        return whole(storage, *arguments, **named)
 
     monkeypatch.setattr(JournalStorage, "get_all_trials", count_trials)
     return counted
@@ -78,7 +77,9 @@ def test_a_late_trial_opens_and_writes_and_reads_what_an_early_one_does(
     search.watchers.append(watch)
     search.run(LATE + TRIALS + 1)
     early, late = (_of_proposals(seen, first) for first in (EARLY, LATE))
-    assert late.get("records read", 0) == late.get("trials listed", 0) == 0
+    assert (
+        late.get("records read", 0) == late.get("times that all trials were gone through", 0) == 0
+    )
     for name in ("files opened", "bytes of the journal"):
         assert 0 < late[name] <= 1.1 * early[name], name
     assert late["bytes of the journal"] < 5000
