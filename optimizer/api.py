@@ -165,6 +165,7 @@ class StudyOptions(TypedDict, total=False):
     enqueue: Literal["published"] | None
     also_limits_ms: tuple[float, ...]
     winner_tests: tuple[WinnerTest, ...]
+    notify: str | None
     cache: str | Path | None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from optimizer.files.log_file import LARGEST_BYTES, open_log
+from optimizer.files.untrusted import printable
 from optimizer.study.event_text import event_lines
 from optimizer.study.events import Event, Watcher
 
@@ -36,7 +37,8 @@ class RunLog:
             if self._file.tell() > LARGEST_BYTES:
                 self._file.close()
                 self._file = open_log(self._path)
-            self._file.write("".join(f"{at} {line}\n" for line in lines).encode(errors="replace"))
+            text = "".join(f"{at} {printable(line)}\n" for line in lines)
+            self._file.write(text.encode(errors="replace"))
             self._file.flush()
         except OSError:
             self._file = None

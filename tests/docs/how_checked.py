@@ -51,7 +51,7 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer recommend t4 a10g --advanced": (
         "needs advanced jobs of two hosts; tests/unit/test_recommending.py ranks generated ones"
     ),
-    'python -m optimizer run search_spaces/bert_large.yaml --notify "mail me@example.com"': (
+    "python -m optimizer run search_spaces/bert_large.yaml --notify https://example.com/hook": (
         "needs GPUs; tests/unit/test_notification.py notifies commands and URLs"
     ),
     "python -m optimizer serve bundle": _SERVES,

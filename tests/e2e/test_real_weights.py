@@ -52,10 +52,10 @@ class Searched:
 
 @pytest.fixture(scope="module")
 def searched(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    folder = tmp_path_factory.mktemp("real weights")
+    folder, cache = tmp_path_factory.mktemp("real weights"), artifacts / "minilm"
     minilm.write_inputs(folder)
     space = tiny.write_space(folder, minilm.space())
-    arguments = ["run", space, "--cache", artifacts, "--sampler", "random"]
+    arguments = ["run", space, "--cache", cache, "--sampler", "random"]
     optimizer = Optimizer(arguments, folder)
     try:
         assert optimizer.wait(300) == 0, optimizer.errors + optimizer.output
@@ -64,7 +64,7 @@ def searched(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Searc
     study = StudyDirectory(folder / "results" / "minilm")
     return Searched(
         open_space(space).models[0],
-        artifacts,
+        cache,
         optimizer.output,
         dict(study.read_json(study.summary)),
         {row["artifact"]: row for row in study.read_json(study.prepared)["artifacts"]},

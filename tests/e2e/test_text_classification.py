@@ -57,7 +57,7 @@ def searched(
     folder = tmp_path_factory.mktemp(request.param)
     write_tokenizer(folder / "tokenizer.json")
     path = tiny.write_space(folder, space(request.param))
-    optimizer = run_to_end(folder, "run", path, "--sampler", "grid", "--cache", artifacts)
+    optimizer = run_to_end(folder, "run", path, "--sampler", "grid", "--cache", artifacts / "texts")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     return request.param, folder, optimizer
 
@@ -97,7 +97,7 @@ def test_the_exported_repository_is_verified(
     searched: tuple[str, Path, Optimizer], artifacts: Path
 ) -> None:
     _, folder, _ = searched
-    options = ("--to", folder / "bundle", "--cache", artifacts)
+    options = ("--to", folder / "bundle", "--cache", artifacts / "texts")
     exported = run_to_end(folder, "export", "texts", *options)
     assert exported.process.returncode == 0, exported.output + exported.errors
     bundle = folder / "bundle"
