@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optimizer.cluster.worker_folder import end_orphans, keep_logs, worker_folder
+from optimizer.cluster.worker_folder import end_orphans, worker_folder
+from optimizer.cluster.worker_logs import keep_logs
 from optimizer.machine.leftovers import MARK
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, WorkerEvent, WorkerLogsRead
