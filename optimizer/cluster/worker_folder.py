@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 import psutil
 
-from optimizer.cluster.worker_logs import ends_of_logs, link_own_log
+from optimizer.cluster.worker_logs import ends_of_logs, own_log
 from optimizer.errors import storage_errors
 from optimizer.machine.leftovers import MARK, end_leftovers
 from optimizer.study.directory import StudyDirectory
@@ -63,7 +63,7 @@ def worker_folder(
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 end_orphans(root, study, watch)
                 stack.enter_context(directory.locked())
-            link_own_log(directory.worker_log)
+        stack.enter_context(own_log(directory.worker_log))
         os.environ[MARK] = str(own)
         yield directory
 

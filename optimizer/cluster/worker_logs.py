@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from optimizer.machine.leftovers import MARK
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, WorkerEvent, WorkerLogsRead
 
+_STDERR = 2
 _MOST_BYTES = 2**18
 """Of a log that is copied."""
 
@@ -35,13 +36,22 @@ def keep_logs(directory: StudyDirectory, event: Event) -> None:
                     path.write_bytes(content)
 
 
-def link_own_log(link: Path) -> None:
-    """Have a later worker find what this process writes, which Ray keeps by process."""
-    with suppress(OSError):  # a worker does its work without logs too
-        target = Path("/proc/self/fd/2").readlink()
-        if target.is_file():
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(target)
+@contextmanager
+def own_log(path: Path) -> Iterator[None]:
+    """Send what this process writes to its standard error to a file within the block.
+
+    Ray's own files are named after processes, and tell nobody which worker was which.
+    """
+    before = os.dup(_STDERR)
+    with suppress(OSError):  # a worker does its work without a log too
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), _STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(before, _STDERR)
+        os.close(before)
 
 
 def ends_of_logs(folder: Path) -> Mapping[str, bytes]:
