@@ -4,6 +4,7 @@
 # make test-gpu   the acceptance test for a machine with an NVIDIA GPU and Docker
 # make test-stock make run, make docs and make test on a stock Debian 12 (as root, with debootstrap)
 # make test-all   all of them but make test-gpu
+# make audit      compare the tested versions with known vulnerabilities (needs a network)
 # make format     format the code
 # make docs       the documentation as a site, site/index.html; it opens without a network
 # make clean      remove what make made; results/ stays
@@ -14,7 +15,7 @@ SPACE ?= search_spaces/quickstart.yaml
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: run test test-slow test-docker test-stock test-all test-gpu docs format clean
+.PHONY: run test test-slow test-docker test-stock test-all test-gpu audit docs format clean
 
 run: $(VENV)/installed
 	@$(PY) -m optimizer run $(SPACE) $(ARGS)
@@ -39,6 +40,9 @@ test-stock:
 
 test-gpu: $(VENV)/installed-dev
 	@$(PY) -m pytest -m gpu
+
+audit: $(VENV)/created
+	@scripts/audit
 
 # The theme advertises its successor at every build, unless it is told not to.
 docs: $(VENV)/installed-dev

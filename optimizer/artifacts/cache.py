@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from optimizer.artifacts.shared_cache import SharedCache
-from optimizer.errors import RequirementError, storage_errors
+from optimizer.errors import RequirementError, UsageError, storage_errors
 
 Key = Mapping[str, object]
 """Everything that decides the content of an entry, as JSON values."""
@@ -117,6 +118,23 @@ class ArtifactCache:
         key: Key = json.loads(manifest.read_text())["key"]
         return key
 
+    def file_digests(self) -> set[str]:
+        """Return the sha256 of every file of every entry. Raises StorageError."""
+        with storage_errors(self.root):
+            manifests = [json.loads(path.read_text()) for path in self.root.glob("*/manifest.json")]
+        return {sha256 for manifest in manifests for sha256 in manifest["files"].values()}
+
+    def require_own(self) -> None:
+        """Check that no other user can have written what is in the cache, or change it.
+
+        Raises:
+            UsageError: where the cache belongs to another user, or everybody may write to it.
+            StorageError: when it cannot be read.
+        """
+        with storage_errors(self.root):
+            for path in (self.root, *self.root.glob("*/")) if self.root.exists() else ():
+                _require_own(path, self.root)
+
     def get_or_build(self, key: Key, build: Callable[[Path], Facts | None]) -> CacheEntry:
         """Return the entry of `key`; where it is missing, have `build(directory)` fill it first.
 
@@ -172,6 +190,8 @@ class ArtifactCache:
 
     def _add(self, key: Key, build: Callable[[Path], Facts | None], final: Path) -> bool:
         """Add an entry; return whether it had to be built."""
+        # Whatever the umask is, nobody else gets into a new cache.
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._remove_remains()
         temporary = self._temporary_path()
         try:
@@ -187,6 +207,20 @@ class ArtifactCache:
         for path in self.root.glob(f"{_prefix()}*"):
             if not _alive(int(path.name.rsplit("-", 2)[1])):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _require_own(path: Path, root: Path) -> None:
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        rule = f"must belong to you or to root, and belongs to user {status.st_uid}"
+    elif status.st_mode & stat.S_IWOTH and root.stat().st_mode & stat.S_IXOTH:
+        rule = f"must not be writable for everybody, and has mode {stat.S_IMODE(status.st_mode):o}"
+    else:
+        return
+    raise UsageError(
+        f"artefact cache {root}: {path} {rule}: its files run on this machine; give another folder "
+        "with --cache, or correct its owner and mode"
+    )
 
 
 def key_digest(key: Key) -> str:

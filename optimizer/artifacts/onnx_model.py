@@ -23,10 +23,8 @@ from optimizer.artifacts.graphs.exporter_forms import (
     scalars_to_vectors,
 )
 from optimizer.artifacts.graphs.onnx_graph import (
-    OnnxGraph,
-    held_tensor,
+    external_tensors,
     opset_of,
-    with_subgraphs,
 )
 from optimizer.artifacts.onnx_interface import (
     check_inputs,
@@ -235,12 +233,10 @@ def _flat(location: str) -> str:
 
 
 def _flatten_external_data(model: onnx.ModelProto) -> None:
-    for graph in with_subgraphs(model.graph):
-        held = (held_tensor(node) for node in graph.node)
-        for tensor in (*graph.initializer, *(each for each in held if each is not None)):
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = _flat(entry.value)
+    for tensor in external_tensors(model):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = _flat(entry.value)
 
 
 def _forget_traces(model: onnx.ModelProto) -> None:
@@ -275,7 +271,7 @@ def _clear(*messages: Any) -> None:
 def _external_files(path: Path, _state: FileState) -> tuple[str, ...]:
     locations = {
         entry.value
-        for tensor in OnnxGraph(path).weights.values()
+        for tensor in external_tensors(_header(path))
         for entry in tensor.external_data
         if entry.key == "location"
     }

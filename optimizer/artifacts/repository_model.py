@@ -6,7 +6,6 @@ the steps of a generated pipeline is written in the same form.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, cause_text
 from optimizer.files.shipped import shipped
 from optimizer.triton.deployed_config import CONFIG_FILE
+from optimizer.triton.model_code import COMPILED, files_below
 from optimizer.triton.model_config import to_text
 from optimizer.triton.pipeline_config import pipeline_config
 from optimizer.workload.model_spec import ModelSpec, PipelineSource, RepositorySource
-
-_COMPILED = "__pycache__"
 
 
 @dataclass(frozen=True)
@@ -83,10 +81,7 @@ def _source(context: BuildContext) -> RepositorySource:
 
 
 def _files(folder: Path) -> list[Path]:
-    # A version may be a link to a folder, which rglob does not enter.
-    walked = os.walk(folder, followlinks=True)
-    files = (Path(parent) / name for parent, _, names in walked for name in names)
-    return sorted(path for path in files if path.is_file() and _COMPILED not in path.parts)
+    return sorted(path for path in files_below(folder) if COMPILED not in path.parts)
 
 
 def _copy(source: RepositorySource, into: Path) -> None:

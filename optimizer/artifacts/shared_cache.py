@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from typing import Any
 
 from optimizer.errors import OptimizerError, RequirementError, StorageError, UsageError, cause_text
 from optimizer.files.credentials import without_credentials
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +150,7 @@ def _manifest(content: bytes, key: Mapping[str, object]) -> Mapping[str, Any]:
     """Return the manifest of the entry of `key`."""
     try:
         manifest = json.loads(content)
-        files = {str(name): str(sha256) for name, sha256 in manifest["files"].items()}
+        files = {str(name): _digest(sha256) for name, sha256 in manifest["files"].items()}
         seconds, same = float(manifest["build_seconds"]), manifest["key"] == _as_json(key)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _DamagedEntryError(f"the manifest cannot be read: {error!r}") from error
@@ -159,6 +162,13 @@ def _manifest(content: bytes, key: Mapping[str, object]) -> Mapping[str, Any]:
 def _as_json(key: Mapping[str, object]) -> object:
     """Return a key as it is read back: tuples are lists."""
     return json.loads(json.dumps(key))
+
+
+def _digest(sha256: object) -> str:
+    """Return a digest, which names a file of the cache and must not lead to another."""
+    if not isinstance(sha256, str) or _SHA256.fullmatch(sha256) is None:
+        raise _DamagedEntryError(f"a sha256 must have 64 hexadecimal digits, got {sha256!r}")
+    return sha256
 
 
 def _safe(name: str) -> PurePosixPath:

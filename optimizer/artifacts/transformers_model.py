@@ -203,7 +203,7 @@ class TransformersModel:
         config = json.loads(self.source.config)
         torch.manual_seed(self.source.seed)
         if self.source.checkpoint is not None:
-            module = self._from_checkpoint(architecture, config)
+            module = self._from_checkpoint(architecture)
         elif getattr(architecture, "config_class", None) is None:
             raise UsageError(
                 f"{self.source.class_name} chooses its architecture from a checkpoint;"
@@ -223,7 +223,8 @@ class TransformersModel:
         default = config_class()
         valid_keys = {*default.to_dict(), *config_class.attribute_map}
         for key in config:
-            if key not in valid_keys and not hasattr(default, key):
+            # A private one can name code on the hub, which transformers would load.
+            if key.startswith("_") or (key not in valid_keys and not hasattr(default, key)):
                 raise UsageError(
                     f"models.{self.model.name}.source.config.{key}: {config_class.__name__} has no "
                     f"such key{suggestion(key, sorted(valid_keys))}"
@@ -241,12 +242,17 @@ class TransformersModel:
                 f"from it: {cause_text(error)}"
             ) from error
 
-    def _from_checkpoint(self, architecture: Any, config: dict[str, Any]) -> Any:
+    def _from_checkpoint(self, architecture: Any) -> Any:
         import torch
 
         try:
             return architecture.from_pretrained(
-                self.source.checkpoint, revision=self._revision, dtype=torch.float32, **config
+                self.source.checkpoint,
+                revision=self._revision,
+                dtype=torch.float32,
+                # A checkpoint may come with code, and with weights that are a pickle of anything.
+                trust_remote_code=False,
+                weights_only=True,
             )
         # OSError, ValueError or an error of one of several HTTP libraries.
         except Exception as error:

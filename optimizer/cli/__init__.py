@@ -18,6 +18,7 @@ from optimizer import __version__
 from optimizer.cli.interruption import Interrupted, discard_output, is_closed_output
 from optimizer.cli.process_title import STORAGE_VARIABLE, hide_passwords
 from optimizer.errors import OptimizerError, StorageError
+from optimizer.files.untrusted import printable
 
 INTERRUPTED = 130
 
@@ -129,7 +130,7 @@ def _exit_code(arguments: list[str] | None, storage: str | None = None) -> int:
             error.show()
         return error.exit_code
     except OptimizerError as error:
-        _print_error(f"error: {_printable(str(error))}")
+        _print_error(f"error: {printable(str(error))}")
         return error.exit_code
 
 
@@ -137,14 +138,6 @@ def _print_error(text: str) -> None:
     """Print a message; a closed pipe is no further error."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
-
-
-def _printable(message: str) -> str:
-    """Escape the control characters of a message, which may quote an untrusted file."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
-        for each in message
-    )
 
 
 def _output_failed(error: OSError) -> int:

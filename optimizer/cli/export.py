@@ -9,6 +9,7 @@ import click
 
 from optimizer import __version__
 from optimizer.cli.options import (
+    allow_code_option,
     cache_option,
     results_option,
     server_options,
@@ -38,6 +39,7 @@ from optimizer.commands.export import FORMATS, ExportOptions, export_study
     "--no-examples", "examples", is_flag=True, flag_value=False, default=True,
     help="Start no server to record example outputs, which `verify` compares.",
 )  # fmt: skip
+@allow_code_option
 @server_options
 @results_option
 @cache_option

@@ -204,6 +204,13 @@ _SERVER: Mapping[str, str] = {
 }
 
 
+allow_code_option = click.option(
+    "--allow-code", is_flag=True,
+    help="Also run code of the models that was not made here: Python models, libraries, TensorRT "
+    "engines, PyTorch programs.",
+)  # fmt: skip
+
+
 pricing_options = _in_order(
     click.option(
         "--rate", type=click.Choice(["on-demand", "spot", "reserved"]),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from optimizer.cli.interruption import discard_output, is_closed_output
+from optimizer.files.untrusted import printable
 
 
 class OutputConsole(Console):
@@ -18,6 +21,16 @@ class OutputConsole(Console):
 
     def __init__(self, file: IO[str] | None = None) -> None:
         super().__init__(file=file, markup=False, emoji=False)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render as Rich does, with the control characters of texts escaped."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield segment._replace(text=printable(segment.text))
 
     def on_broken_pipe(self) -> None:
         """Raise an error that ends the command; Rich would exit with 1, which means another thing.

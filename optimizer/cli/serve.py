@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from optimizer.cli.interruption import until_interrupted
-from optimizer.cli.options import results_option
+from optimizer.cli.options import allow_code_option, results_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_line
+from optimizer.cli.watchers import PlainLines
 from optimizer.commands.serve import Servable, ServeOptions, find_servable, serving
 from optimizer.errors import ServerFailure
 
@@ -32,6 +33,7 @@ _PORT = click.IntRange(0, 65535)
     "--print", "print_only", is_flag=True,
     help="Only print the commands that start the same server by hand.",
 )  # fmt: skip
+@allow_code_option
 @results_option
 def serve(print_only: bool, **options: Any) -> None:
     """Serve the best configuration of STUDY, or the exported bundle DIR, until Ctrl-C.
@@ -44,7 +46,9 @@ def serve(print_only: bool, **options: Any) -> None:
     if print_only:
         click.echo(servable.by_hand())
         return
-    with until_interrupted(), serving(servable) as server:
+    watch = PlainLines(console)
+    consent = bool(options["allow_code"])
+    with until_interrupted(), serving(servable, allow_code=consent, watch=watch) as server:
         for line in _introduction(servable):
             print_line(console, line)
         while (ended := server.exit_reason()) is None:

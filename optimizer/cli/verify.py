@@ -9,7 +9,13 @@ from typing import Any
 import click
 from rich.text import Text
 
-from optimizer.cli.options import Percent, json_option, seed_option, server_options
+from optimizer.cli.options import (
+    Percent,
+    allow_code_option,
+    json_option,
+    seed_option,
+    server_options,
+)
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_line
 from optimizer.cli.watchers import watching
@@ -40,6 +46,7 @@ _STYLES: Mapping[Outcome, str] = {
     callback=lambda _, __, percent: percent / 100,
     help="Tolerance of the capacity; a larger difference is drift.",
 )  # fmt: skip
+@allow_code_option
 @seed_option("the arrivals")
 @json_option("the outcome")
 def verify(**options: Any) -> int:

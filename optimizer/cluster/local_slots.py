@@ -25,6 +25,7 @@ from typing import Self
 
 from optimizer.cluster.worker_messages import Go, Opening, OpenWorker, WorkerOrder
 from optimizer.errors import OptimizerError
+from optimizer.files.shipped import import_folder
 from optimizer.machine import child_shim
 from optimizer.machine.leftovers import MARK, end_leftovers
 from optimizer.machine.slots import Slot
@@ -64,6 +65,7 @@ class _WorkerProcess:
         with theirs:
             self._popen = subprocess.Popen(
                 _command(slot, theirs.fileno()),
+                cwd=import_folder(),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

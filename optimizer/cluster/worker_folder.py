@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from urllib.parse import quote, unquote
 import psutil
 
 from optimizer.cluster.worker_logs import ends_of_logs, own_log
-from optimizer.errors import storage_errors
+from optimizer.errors import StorageError, storage_errors
 from optimizer.machine.leftovers import MARK, end_leftovers
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Watcher, WorkerLogsRead
@@ -57,7 +58,8 @@ def worker_folder(
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, own, ignore_errors=True)
         with storage_errors(root):
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (root.parent, root):
+                _make_private(folder)
             with (root / "lock").open("w") as lock:
                 # A worker that starts meanwhile is not locked yet, and would look like a lost one.
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -66,6 +68,21 @@ def worker_folder(
         stack.enter_context(own_log(directory.worker_log))
         os.environ[MARK] = str(own)
         yield directory
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder for this user alone: processes are ended by what lies in it.
+
+    Raises:
+        StorageError: where another user has made it, or may write to it.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise StorageError(
+            f"{folder} must be a folder that only you can write to; got user {status.st_uid}, "
+            f"mode {stat.S_IMODE(status.st_mode):o}: remove it, or set TMPDIR"
+        )
 
 
 def end_orphans(root: Path, study: str = "", watch: Watcher = lambda _: None) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from optimizer.commands.code_consent import CodeConsent
 from optimizer.commands.hosts import Needs, launch_with, require_server
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import EmbeddedHost, Host
@@ -120,6 +121,7 @@ def served_bundle(
     config: ServingConfig,
     workload: Workload,
     where: BundleHost,
+    consent: CodeConsent,
     pick_ports: PickPorts = free_ports,
     folders: Mapping[str, Path] | None = None,
 ) -> Iterator[ServedBundle]:
@@ -131,12 +133,15 @@ def served_bundle(
         config: the configuration.
         workload: the streams, whose payloads the models are loaded with.
         where: see `bundle_host`.
+        consent: says what code may run.
         pick_ports: returns the ports of the server.
 
     Raises:
         TrialFailure: where it cannot be served.
+        UsageError: where that would run code that is not allowed.
     """
     own = folders or {model.name: root / model.name for model in config.models}
+    consent.check(own.values())
     streams = {stream.target: stream for stream in workload.streams}
     with tempfile.TemporaryDirectory(prefix="optimizer-") as temporary:
         # Only these two folders are visible in a container.

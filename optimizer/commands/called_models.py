@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from optimizer.commands.code_consent import log_code
 from optimizer.commands.completed_source import complete_source, completing_server
 from optimizer.commands.hosts import EMBEDDED_BACKEND, Needs, require_server
 from optimizer.configuration.hardware import Gpu
@@ -69,6 +70,7 @@ def _with_calls(
             for name in _in_load_order(source):
                 try:
                     folder = source.step(name).folder
+                    log_code(folder)
                     configs[name] = loaded_as_it_is(name, folder, server, repository)
                 except TrialFailure as error:
                     failures[name] = str(error)

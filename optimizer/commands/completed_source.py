@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from optimizer.commands.code_consent import log_code
 from optimizer.commands.hosts import Needs, launch_with, require_server
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import Host, RemoteHost
@@ -19,7 +20,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.triton.completed_config import completed_text, left_out
 from optimizer.triton.deployed_config import CONFIG_FILE, backend_of, read_if_present, refusal_of
 from optimizer.triton.deployed_loading import loaded_as_it_is
-from optimizer.triton.deployed_pipeline import step_names
+from optimizer.triton.deployed_pipeline import composing_models
 from optimizer.triton.launcher import RunningServer
 from optimizer.triton.repository import ModelRepository
 from optimizer.workload.model_spec import RepositorySource
@@ -51,31 +52,13 @@ def complete_source(
     own = is_safe_name(source.model) and not isinstance(host, RemoteHost)
     incomplete = {
         part.model if own or part.model != source.model else model: part
-        for part in _parts(source, set())
+        for part in composing_models(source)
         if _is_incomplete(part)
     }
     if not incomplete:
         return source
     slot = local_slot(tuple(gpu.uuid for gpu in gpus))
     return replace(source, completions=tuple(_completions(incomplete, host, slot)))
-
-
-def _parts(source: RepositorySource, names: set[str]) -> Iterator[RepositorySource]:
-    """Yield the models that a source is composed of, each after its steps, and the source.
-
-    A step that cannot be read is left out: that is reported with the ensemble's other mistakes.
-    """
-    names.add(source.model)
-    for name in step_names(source, read_if_present(source.folder)[1]):
-        step = source.step(name)
-        if name in names or not is_safe_name(name) or not step.folder.is_dir():
-            continue
-        try:
-            read_if_present(step.folder)
-        except UsageError:
-            continue
-        yield from _parts(step, names)
-    yield source
 
 
 def _is_incomplete(source: RepositorySource) -> bool:
@@ -129,6 +112,7 @@ def _completed(
         UsageError: where it does not.
         TrialFailure: where it cannot load the model.
     """
+    log_code(source.folder)
     running = loaded_as_it_is(name, source.folder, server, repository)
     completed = completed_text(read_if_present(source.folder)[0], running)
     still = [each for each in left_out(completed) if each != "max_batch_size"]

@@ -18,6 +18,7 @@ from optimizer.commands.bundle_serving import (
     bundle_host,
     served_bundle,
 )
+from optimizer.commands.code_consent import CodeConsent
 from optimizer.commands.platforms import refuse_unfit, write_platform
 from optimizer.commands.run_context import artifact_cache
 from optimizer.configuration.hosting import ContainerHost
@@ -85,6 +86,7 @@ class ExportOptions:
         trial: number of a trial of the study; None is its best.
         server: that records the examples; None is that of the study's measurements.
         examples: whether example outputs are recorded, which needs a server.
+        allow_code: whether recording examples runs code of the study that was not made here.
         cache: has the files that are not in the study's folder.
         base: model repository that the format `patch` is for; goes with that only.
     """
@@ -95,6 +97,7 @@ class ExportOptions:
     trial: int | None = None
     server: ServerSettings | None = None
     examples: bool = True
+    allow_code: bool = False
     results: Path = Path("results")
     cache: Path | str | None = None
     base: Path | None = None
@@ -141,7 +144,9 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
         root, out = work / "bundle", work / "out"
         manifest = write_study_bundle(root, shipped("model_repository_templates"), source)
         load = LoadDescription(study.searched.workload, content.measurement)
-        manifest = _with_examples(root, manifest, load, where, watch)
+        manifest = _with_examples(
+            root, manifest, load, where, CodeConsent(cache, options.allow_code, watch)
+        )
         append_readme(root, manifest)
         bundle = write_manifest(root, manifest, load)
         with storage_errors(target):
@@ -290,7 +295,7 @@ def _with_examples(
     manifest: Manifest,
     load: LoadDescription,
     where: BundleHost | None,
-    watch: Watcher,
+    consent: CodeConsent,
 ) -> Manifest:
     """Record the outputs of a few inputs, or note that none were recorded."""
     if where is None:
@@ -300,9 +305,9 @@ def _with_examples(
         requests = {name: draw_requests(own) for name, own in payloads.items()}
     except ChangedRequestsError as error:
         return _without_examples(manifest, f" ({error})")
-    watch(StepStarted("serving it to record examples"))
+    consent.watch(StepStarted("serving it to record examples"))
     models = []
-    with served_bundle(root, manifest.config, load.workload, where) as bundle:
+    with served_bundle(root, manifest.config, load.workload, where, consent) as bundle:
         triton = bundle.served.control.version()
         for model in manifest.models:
             if model.name not in requests:  # a step, whose ensemble is asked

@@ -17,6 +17,7 @@ from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.artifacts.shared_cache import SharedCache
 from optimizer.commands.called_models import source_from_server
+from optimizer.commands.code_consent import announce_code
 from optimizer.commands.hosts import launch_with, require_host
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
@@ -58,7 +59,17 @@ def artifact_cache(location: Path | str | None) -> ArtifactCache:
     """Return the artefact cache in a folder, or this user's in front of a shared one at a URL.
 
     None is OPTIMIZER_CACHE, or this user's folder by the XDG base-directory specification.
+
+    Raises:
+        UsageError: where another user may have written what is in the folder.
+        StorageError: when the folder cannot be read.
     """
+    cache = _artifact_cache(location)
+    cache.require_own()
+    return cache
+
+
+def _artifact_cache(location: Path | str | None) -> ArtifactCache:
     location = location or os.environ.get("OPTIMIZER_CACHE")
     if location is not None and "://" not in str(location):
         return ArtifactCache(Path(location).absolute())
@@ -186,7 +197,7 @@ class RunContext:
         }
 
     def announce(self, watch: Watcher) -> None:
-        """Tell the machine and the folders.
+        """Tell the machine, the folders, and the code of others that runs.
 
         Raises:
             RequirementError: where another process uses the slot's GPUs.
@@ -198,6 +209,7 @@ class RunContext:
         for command in clock_advice(self._gpu_uuids):
             watch(Note(f"clocks are left as they are; steadier figures with: {command}"))
         watch(Note(f"results: {self.directory.root}; artefact cache: {self.cache}"))
+        announce_code(self.space.models, watch)
 
     @property
     def _gpu_uuids(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,15 @@ from optimizer.commands.bundle_serving import (
     measured_on,
     served_bundle,
 )
+from optimizer.commands.code_consent import CodeConsent
+from optimizer.commands.run_context import artifact_cache
 from optimizer.configuration.hosting import ContainerHost, RemoteHost
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import UsageError
 from optimizer.export.bundle.manifest import MANIFEST, read_bundle
 from optimizer.export.bundle.repository import holds_configuration
 from optimizer.export.deployment import Input, longest_inputs
+from optimizer.study.events import Watcher
 from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import RunningServer, free_ports
@@ -40,11 +44,13 @@ class ServeOptions:
     Attributes:
         subject: a study's name in `results`, a study's own folder, or the folder of a bundle.
         baseline: serve the study's baseline in place of its best.
+        allow_code: whether code of the models runs that was not made here.
         http_port, grpc_port, metrics_port: on 127.0.0.1; 0 takes one that is free.
     """
 
     subject: str
     baseline: bool = False
+    allow_code: bool = False
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
@@ -85,7 +91,7 @@ class Servable:
         inputs = ", ".join(map(_input_text, longest_inputs(stream.payloads)))
         version = f"/versions/{stream.version}" if stream.version else ""
         url = f"http://{self.endpoint.http}/v2/models/{stream.target}{version}/infer"
-        return f"curl --silent {url} --data '{{\"inputs\": [{inputs}]}}'"
+        return f"curl --silent {shlex.quote(url)} --data '{{\"inputs\": [{inputs}]}}'"
 
 
 def _input_text(each: Input) -> str:
@@ -95,7 +101,8 @@ def _input_text(each: Input) -> str:
     """
     about = {"name": each.name, "shape": each.shape, "datatype": each.data_type}
     values = f"$(yes {each.value:g} | head -n {math.prod(each.shape)} | paste -sd,)"
-    return f'{json.dumps(about)[:-1]}, "data": [\'"{values}"\']}}'
+    text = json.dumps(about)[:-1].replace("'", "\\u0027")
+    return f'{text}, "data": [\'"{values}"\']}}'
 
 
 def find_servable(options: ServeOptions) -> Servable:
@@ -182,11 +189,12 @@ def _is_free(port: int) -> bool:
 
 
 @contextmanager
-def serving(servable: Servable) -> Iterator[RunningServer]:
+def serving(servable: Servable, *, allow_code: bool, watch: Watcher) -> Iterator[RunningServer]:
     """Serve a repository; nothing is left running in the end.
 
     Raises:
         TrialFailure: where it cannot be served.
+        UsageError: where that would run code that was not made here, and is not allowed.
     """
 
     def ports(_: int) -> Sequence[int]:
@@ -194,6 +202,11 @@ def serving(servable: Servable) -> Iterator[RunningServer]:
         return [int(x.rpartition(":")[2]) for x in (at.grpc, at.http, at.metrics)]
 
     with served_bundle(
-        servable.root, servable.config, servable.workload, servable.where, ports
+        servable.root,
+        servable.config,
+        servable.workload,
+        servable.where,
+        CodeConsent(artifact_cache(None), allow_code, watch),
+        ports,
     ) as bundle:
         yield bundle.served.server

@@ -18,7 +18,9 @@ from optimizer.commands.bundle_serving import (
     measured_on,
     served_bundle,
 )
+from optimizer.commands.code_consent import CodeConsent
 from optimizer.commands.protocols import protocol_of
+from optimizer.commands.run_context import artifact_cache
 from optimizer.configuration.hosting import EmbeddedHost
 from optimizer.errors import (
     ChangedRequestsError,
@@ -65,6 +67,7 @@ class VerifyOptions:
 
     Attributes:
         bundle: folder of an exported bundle, or of an exported patch.
+        allow_code: whether code of the bundle runs that was not made here.
         patched: model repository with the patch applied; goes with a patch only.
         server: that serves it; where nothing is given, that of its measurements.
         within: share by which the capacity may differ.
@@ -80,6 +83,7 @@ class VerifyOptions:
     within: float = 0.1
     seed: int = 0
     json: Path | None = None
+    allow_code: bool = False
     patched: Path | None = None
 
     def __post_init__(self) -> None:
@@ -147,7 +151,7 @@ class _Serving:
         try:
             root, folders = self.bundle.models, self.bundle.folders
             with served_bundle(
-                root, manifest.config, workload, self.where, folders=folders
+                root, manifest.config, workload, self.where, self._consent, folders=folders
             ) as served:
                 notes += _other_versions(manifest, served, self.where)
                 return self._checked(files, served, tuple(notes))
@@ -159,6 +163,12 @@ class _Serving:
             failed = Check("configuration", outcome, f"it cannot be served here: {text}")
             rest = unchecked("it cannot be served", "outputs", "limit", "capacity")
             return Verification((files, failed, *rest), tuple(notes))
+
+    @property
+    def _consent(self) -> CodeConsent:
+        """The code that may run: that of a patched repository is the user's own."""
+        allowed = self.options.allow_code or self.bundle.repository is not None
+        return CodeConsent(artifact_cache(None), allowed, self.watch)
 
     def _checked(self, files: Check, served: ServedBundle, notes: tuple[str, ...]) -> Verification:
         manifest, control = self.bundle.manifest, served.served.control

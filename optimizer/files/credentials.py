@@ -1,14 +1,32 @@
-"""Credentials in the addresses of databases and object stores, which nothing may show."""
+"""Credentials in addresses and in the environment, which nothing may show or pass on."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 _PASSWORD = re.compile(r"(?<=://)([^\s:@]*):\S*@")
 _PARAMETER = re.compile(
     r"(?<=[?&\s])([\w-]*(?:password|passwd|secret|token|signature|key)[\w-]*=)[^&\s]+",
     re.IGNORECASE,
 )
+
+
+_SECRET_NAME = re.compile(
+    r"AWS_.*|OPTIMIZER_(STORAGE|CACHE)|SSH_AUTH_SOCK"
+    r"|.*(PASSWORD|PASSWD|SECRET|TOKEN(?!IZER)|CREDENTIAL|_KEY|APIKEY).*",
+    re.IGNORECASE,
+)
+"""Names of variables that hold a secret, or the place of one."""
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the variables whose names say that they hold a secret.
+
+    >>> without_secrets({"PATH": "/usr/bin", "AWS_SECRET_ACCESS_KEY": "x", "HF_TOKEN": "y"})
+    {'PATH': '/usr/bin'}
+    """
+    return {k: v for k, v in environment.items() if not _SECRET_NAME.fullmatch(k)}
 
 
 def without_credentials(text: str) -> str:

@@ -7,6 +7,15 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parent.parent
 
 
+def import_folder() -> Path:
+    """Return the folder that has this package.
+
+    A process of `python -m` that is started there imports nothing from the user's working folder,
+    which may be a stranger's.
+    """
+    return _PACKAGE.parent
+
+
 def shipped(name: str) -> Path:
     """Return the path of a shipped folder or file, such as "model_repository_templates".
 

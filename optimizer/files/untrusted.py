@@ -13,16 +13,18 @@ import math
 import os
 import re
 import stat
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 MAX_BYTES = 64 * 2**20
 MAX_ROWS = 2_000_000
 MAX_DEPTH = 50
+_BEGINS_FORMULA = ("=", "+", "-", "@", "'", "\t")
 _MOST_DIGITS = len(str(-(2**63)))
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -89,6 +91,22 @@ def is_safe_name(name: str) -> bool:
 def is_one_folder(name: str) -> bool:
     """Return whether a name, of any characters, is that of a folder and no path to another."""
     return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
+def printable(text: str) -> str:
+    r"""Return a text whose control and format characters are escaped, but for line ends.
+
+    A terminal obeys what is in a name as well: it could hide lines, or write the clipboard.
+
+    >>> printable("bert\x1b[2J")
+    'bert\\x1b[2J'
+    """
+    return "".join(
+        each
+        if each.isprintable() or each == "\n" or unicodedata.category(each) == "Zs"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def parse_json(content: bytes | str, make_object: Callable[[Any], Any] | None = None) -> Any:
@@ -225,13 +243,40 @@ def csv_rows(text: str) -> CsvRows:
     return CsvRows(names, _rows(reader, names))
 
 
+def write_csv(lines: TextIO, names: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a header and rows that `csv_rows` reads.
+
+    A text that a spreadsheet would compute as a formula is written after an apostrophe.
+    """
+    writer = csv.DictWriter(lines, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
+
+
+def _as_text(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r", " ")  # it would begin a row, and is not quoted
+    if not value.startswith(_BEGINS_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def _from_text(value: str) -> str:
+    return value[1:] if value[:1] == "'" and value[1:].startswith(_BEGINS_FORMULA) else value
+
+
 def _rows(reader: Any, names: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, str]]]:
     try:
         for count, values in enumerate((row for row in reader if row), 1):
             if count > MAX_ROWS:
                 raise UnreadableError(f"must have at most {MAX_ROWS:,} rows")
             filled = [*values, *[""] * (len(names) - len(values))]
-            yield reader.line_num, dict(zip(names, filled, strict=False))
+            yield reader.line_num, dict(zip(names, map(_from_text, filled), strict=False))
     except csv.Error as error:
         raise _csv_error(reader.line_num, error) from error
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, TextIO
 
+from optimizer.files.untrusted import write_csv
 from optimizer.measurement.cost import Demand, Price, score, usd_per_million
 
 
@@ -55,10 +56,8 @@ class BenchmarkRow:
 
 def write_rows(lines: TextIO, rows: Sequence[BenchmarkRow]) -> None:
     """Write a CSV file that `read_rows` reads."""
-    writer = csv.DictWriter(lines, list(BenchmarkRow.__annotations__), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(asdict(row) | {"batching": str(row.batching).lower()})
+    named = (asdict(row) | {"batching": str(row.batching).lower()} for row in rows)
+    write_csv(lines, list(BenchmarkRow.__annotations__), named)
 
 
 def read_rows(lines: TextIO) -> tuple[BenchmarkRow, ...]:

@@ -6,7 +6,6 @@ basis; `rate` (default: on-demand) distinguishes spot and reserved prices.
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Protocol, TextIO
 
 from optimizer.errors import UsageError
 from optimizer.files.shipped import shipped
-from optimizer.files.untrusted import UnreadableError, csv_rows, read_text
+from optimizer.files.untrusted import UnreadableError, csv_rows, read_text, write_csv
 from optimizer.measurement.cost import ON_DEMAND, Price
 
 _YEAR_DAYS = 365
@@ -157,12 +156,12 @@ def _listed(line: int, row: Mapping[str, str]) -> ListedPrice:
 
 def write_prices(lines: TextIO, listed: Iterable[ListedPrice]) -> None:
     """Write a CSV file that `read_prices` reads."""
-    writer = csv.DictWriter(lines, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for entry in listed:
-        price = {name: getattr(entry.price, name) for name in (*_REQUIRED, "rate")}
-        hardware = {name: getattr(entry, name) for name in ("vcpus", "gpu", "gpus", "memory_gb")}
-        writer.writerow(price | hardware)
+    write_csv(lines, _COLUMNS, map(_row, listed))
+
+
+def _row(entry: ListedPrice) -> Mapping[str, object]:
+    price = {name: getattr(entry.price, name) for name in (*_REQUIRED, "rate")}
+    return price | {name: getattr(entry, name) for name in ("vcpus", "gpu", "gpus", "memory_gb")}
 
 
 def price_warning(price: Price, today: date) -> str | None:

@@ -16,6 +16,7 @@ from threading import Timer
 import numpy as np
 
 from optimizer.errors import LoadTestFailure
+from optimizer.files.shipped import import_folder
 from optimizer.load.exchange import (
     Begin,
     LevelProgress,
@@ -57,6 +58,7 @@ class _ClientProcess:
         with theirs:
             self.popen = subprocess.Popen(
                 [*command, str(os.getpid()), ",".join(map(str, cores or ()))],
+                cwd=import_folder(),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -11,13 +11,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import aiohttp
 import grpc
 
 from optimizer.triton.connections import http_session, load_channel
 from optimizer.workload.transport import SerialisedRequest
+
+if TYPE_CHECKING:
+    import aiohttp
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 REFUSED = "UNAVAILABLE"
@@ -100,6 +102,8 @@ class HttpTransmitter:
     async def _exchange(
         self, request: SerialisedRequest, timeout_seconds: float, done: Done
     ) -> None:
+        from aiohttp import ClientError
+
         headers = {"Content-Type": "application/json"}
         if request.json_bytes is not None:
             headers["Content-Type"] = "application/octet-stream"
@@ -115,7 +119,7 @@ class HttpTransmitter:
             error = None if reply.status == 200 else f"{_status(reply.status)}: {_text(body)}"
         except TimeoutError:
             error = f"{TOO_LATE}: no reply in time"
-        except (aiohttp.ClientError, OSError) as cause:
+        except (ClientError, OSError) as cause:
             error = f"{REFUSED}: {cause}"
         done(error)
 

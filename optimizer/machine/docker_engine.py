@@ -337,6 +337,10 @@ def _settings(task: ContainerTask, *, locked_memory: bool) -> dict[str, Any]:
         "ipc_mode": "host" if task.shares_memory else None,
         "ulimits": [types.Ulimit(name=k, soft=n, hard=n) for k, n in limits.items()],
         "network_mode": task.network,
+        "security_opt": ["no-new-privileges:true"],
+        "cap_drop": ["ALL"],
+        # Root in the container reads what the umask keeps from other users, such as 0700 folders.
+        "cap_add": ["DAC_OVERRIDE"],
         "init": True,
     }
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from optimizer.files.untrusted import printable
 from optimizer.study.event_text import event_lines
 from optimizer.study.events import Event, Watcher
 
@@ -29,7 +30,7 @@ class RunLog:
             return
         at = self._now().isoformat(sep=" ", timespec="seconds")
         try:
-            self._file.write("".join(f"{at} {line}\n" for line in lines))
+            self._file.write("".join(f"{at} {printable(line)}\n" for line in lines))
             self._file.flush()
         except OSError:
             self._file = None

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import urllib.request
+from typing import TYPE_CHECKING
 
-import aiohttp
 import grpc
 import tritonclient.grpc as triton_grpc
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 
@@ -44,6 +47,9 @@ def load_channel(address: str) -> grpc.Channel:
 
 def http_session() -> aiohttp.ClientSession:
     """Return an HTTP session without a limit on connections and time."""
+    # Importing it takes a fifth of a second, and most load is sent by gRPC.
+    import aiohttp
+
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=None),

@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2
 from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.model_graph import ComposedModel, Step, in_sequence
 from optimizer.errors import UsageError
+from optimizer.files.untrusted import is_safe_name
 from optimizer.triton.completed_config import left_out
 from optimizer.triton.deployed_config import (
     CONFIG_FILE,
@@ -18,6 +19,7 @@ from optimizer.triton.deployed_config import (
     deployed_values,
     ensemble_steps,
     read_deployed,
+    read_if_present,
     read_source,
     refusal_of,
     served_versions,
@@ -66,6 +68,28 @@ def step_names(source: RepositorySource, config: model_config_pb2.ModelConfig) -
     """Return the names of the models that a model is composed of, each once."""
     steps = _steps_of_calls(source.own_calls) or ensemble_steps(config)
     return tuple(dict.fromkeys(step.model for step in steps))
+
+
+def composing_models(source: RepositorySource) -> Iterator[RepositorySource]:
+    """Yield the models that a source is composed of, each after its steps, and the source.
+
+    A step that cannot be read is left out: that is reported with the ensemble's other mistakes.
+    """
+    return _composing(source, set())
+
+
+def _composing(source: RepositorySource, names: set[str]) -> Iterator[RepositorySource]:
+    names.add(source.model)
+    for name in step_names(source, read_if_present(source.folder)[1]):
+        step = source.step(name)
+        if name in names or not is_safe_name(name) or not step.folder.is_dir():
+            continue
+        try:
+            read_if_present(step.folder)
+        except UsageError:
+            continue
+        yield from _composing(step, names)
+    yield source
 
 
 def _steps_of_calls(calls: Sequence[Call]) -> tuple[Step, ...]:

@@ -15,6 +15,7 @@ import psutil
 
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ServerFailure, StorageError
+from optimizer.files.credentials import without_secrets
 from optimizer.machine import child_shim
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
@@ -99,7 +100,8 @@ class EmbeddedLauncher:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **dict(self._runtime.environment)},
+                    # Models may be code of others.
+                    env=without_secrets(os.environ) | dict(self._runtime.environment),
                     start_new_session=True,  # Ctrl-C is the optimizer's to handle
                 )
         except OSError as error:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +25,25 @@ from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.triton.session import ModelFiles
 from optimizer.workload.streams import Tensors
 from tests.e2e import tiny
-from tests.e2e.running import Optimizer
+from tests.e2e.running import ROOT, Optimizer
+
+_RUN_SECONDS = 3600.0
+"""Longer than any run of pytest."""
+
+
+@pytest.fixture(scope="session")
+def artifacts(request: pytest.FixtureRequest) -> Path:
+    """A folder of artefact caches that runs of pytest share, as long as the program is the same."""
+    program = hashlib.sha256()
+    for path in sorted((ROOT / "optimizer").rglob("*.py")):
+        program.update(path.read_bytes())
+    assert request.config.cache is not None
+    folder = request.config.cache.mkdir(f"artifacts-{program.hexdigest()[:12]}")
+    folder.touch()
+    for other in folder.parent.glob("artifacts-*"):
+        if time.time() - other.stat().st_mtime > _RUN_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -38,11 +60,15 @@ class Built:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Exported once: the slowest thing that these tests need."""
-    folder = tmp_path_factory.mktemp("built")
+def built(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Built once, by the first that needs it: the slowest thing that these tests need."""
+    folder, cache = tmp_path_factory.mktemp("built"), artifacts / "tiny"
     space = open_space(tiny.write_space(folder, tiny.space(parameters=tiny.ALL_ARTIFACTS)))
-    with BuildProcess(ArtifactCache(folder / "cache"), folder / "build.log", threads=2) as builds:
+    with (
+        (artifacts / "lock").open("w") as lock,
+        BuildProcess(ArtifactCache(cache), folder / "build.log", threads=2) as builds,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
         prepared = builds.prepare_model(space.models[0])
         outputs = prepared.outputs
         files = {
@@ -52,7 +78,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
             for spec in space.search_space.artifacts
         }
     reference = prepared.references[0].outputs["logits"]
-    return Built(folder / "cache", files, prepared.evaluation, reference)
+    return Built(cache, files, prepared.evaluation, reference)
 
 
 def searched_results(built: Built, folder: Path, space: Mapping[str, Any]) -> Path:

@@ -23,7 +23,7 @@ from tests.e2e.embedded import embedded_session
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def gated(folder: Path, length: int) -> dict[tuple[str, str], GatedArtifact]:
+def gated(folder: Path, cache: Path, length: int) -> dict[tuple[str, str], GatedArtifact]:
     """Return what the prepare phase finds of MiniLM in INT8, by runtime and precision."""
     minilm.write_inputs(folder, length)
     content = minilm.space(length)
@@ -32,7 +32,7 @@ def gated(folder: Path, length: int) -> dict[tuple[str, str], GatedArtifact]:
     space = open_space(tiny.write_space(folder, content))
     with (
         embedded_session(folder) as session,
-        BuildProcess(ArtifactCache(folder / "cache"), folder / "build.log", threads=2) as builds,
+        BuildProcess(ArtifactCache(cache), folder / "build.log", threads=2) as builds,
     ):
         phase = PreparePhase(StudyDirectory(folder / "study"), builds, session, lambda _: None)
         found = phase.run(space.models, space.search_space).gated
@@ -50,11 +50,11 @@ LEAST_COSINE = {
 
 @pytest.mark.parametrize(("length", "least_share"), [(32, 0.95), (512, 0.8)])
 def test_int8_of_trained_weights_is_close_to_fp32(
-    tmp_path: Path, length: int, least_share: float
+    tmp_path: Path, artifacts: Path, length: int, least_share: float
 ) -> None:
-    artifacts = gated(tmp_path, length)
-    assert artifacts.keys() == LEAST_COSINE.keys()
-    for runtime, artifact in artifacts.items():
+    found = gated(tmp_path, artifacts / "minilm", length)
+    assert found.keys() == LEAST_COSINE.keys()
+    for runtime, artifact in found.items():
         accuracy, share = artifact.accuracy, artifact.int8_share
         print(f"{runtime}, {length} tokens: {accuracy}, {share:.1%} in INT8")
         assert accuracy is not None, artifact.dropped

@@ -51,11 +51,11 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    folder = tmp_path_factory.mktemp("real weights")
+def searched(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    folder, cache = tmp_path_factory.mktemp("real weights"), artifacts / "minilm"
     minilm.write_inputs(folder)
     space = tiny.write_space(folder, minilm.space())
-    arguments = ["run", space, "--cache", folder / "cache", "--sampler", "random"]
+    arguments = ["run", space, "--cache", cache, "--sampler", "random"]
     optimizer = Optimizer(arguments, folder)
     try:
         assert optimizer.wait(300) == 0, optimizer.errors + optimizer.output
@@ -64,7 +64,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     study = StudyDirectory(folder / "results" / "minilm")
     return Searched(
         open_space(space).models[0],
-        folder / "cache",
+        cache,
         optimizer.output,
         dict(study.read_json(study.summary)),
         {row["artifact"]: row for row in study.read_json(study.prepared)["artifacts"]},
@@ -72,10 +72,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
 
 
 @pytest.fixture(scope="module")
-def prepared(searched: Searched) -> PreparedModel:
-    with BuildProcess(
-        ArtifactCache(searched.cache), searched.cache.parent / "again.log", threads=2
-    ) as builds:
+def prepared(searched: Searched, tmp_path_factory: pytest.TempPathFactory) -> PreparedModel:
+    log = tmp_path_factory.mktemp("prepared") / "build.log"
+    with BuildProcess(ArtifactCache(searched.cache), log, threads=2) as builds:
         return builds.prepare_model(searched.model)
 
 
@@ -197,11 +196,10 @@ def test_triton_serves_what_the_runtime_calculates(
     runtime: Runtime,
     precision: Precision,
     run: Run,
+    tmp_path: Path,
 ) -> None:
     spec = ArtifactSpec("minilm", runtime, "python", precision)
-    with BuildProcess(
-        ArtifactCache(searched.cache), searched.cache.parent / "again.log", threads=2
-    ) as builds:
+    with BuildProcess(ArtifactCache(searched.cache), tmp_path / "build.log", threads=2) as builds:
         artifact = builds.build(spec, searched.model)
     assert artifact.cached
     file = artifact.path / ("model.xml" if runtime == "openvino" else "model.onnx")

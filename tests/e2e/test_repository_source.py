@@ -399,7 +399,7 @@ def test_every_other_file_is_the_owners_byte_for_byte(exported: Path) -> None:
 
 @pytest.mark.slow
 def test_the_exported_model_is_verified(exported: Path) -> None:
-    optimizer = run_to_end(exported, "verify", exported / "bundle")
+    optimizer = run_to_end(exported, "verify", exported / "bundle", "--allow-code")
     checks = optimizer.output
     assert optimizer.process.returncode in (0, 1, 5), checks + optimizer.errors
     for name in ("files", "configuration", "outputs"):

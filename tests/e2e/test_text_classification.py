@@ -51,13 +51,13 @@ def space(kind: str, **sections: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=["ensemble", "bls"])
 def searched(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, artifacts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, Optimizer]:
     """A kind of pipeline, a folder with a study of two trials, and the command that made it."""
     folder = tmp_path_factory.mktemp(request.param)
     write_tokenizer(folder / "tokenizer.json")
     path = tiny.write_space(folder, space(request.param))
-    optimizer = run_to_end(folder, "run", path, "--sampler", "grid")
+    optimizer = run_to_end(folder, "run", path, "--sampler", "grid", "--cache", artifacts / "texts")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     return request.param, folder, optimizer
 
@@ -93,9 +93,12 @@ def test_the_steps_have_parameters_of_their_own(searched: tuple[str, Path, Optim
 
 
 @pytest.mark.slow
-def test_the_exported_repository_is_verified(searched: tuple[str, Path, Optimizer]) -> None:
+def test_the_exported_repository_is_verified(
+    searched: tuple[str, Path, Optimizer], artifacts: Path
+) -> None:
     _, folder, _ = searched
-    exported = run_to_end(folder, "export", "texts", "--to", folder / "bundle")
+    options = ("--to", folder / "bundle", "--cache", artifacts / "texts")
+    exported = run_to_end(folder, "export", "texts", *options)
     assert exported.process.returncode == 0, exported.output + exported.errors
     bundle = folder / "bundle"
     assert {p.parent.name for p in bundle.glob("*/config.pbtxt")} == {*STEPS, "classifier"}

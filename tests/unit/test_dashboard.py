@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -240,6 +242,30 @@ def test_without_the_package_a_run_writes_its_files_alone(
         search.run(2)
         assert [e for e in search.events if isinstance(e, Note)] == []
     assert len(list(search.directory.artifacts.iterdir())) >= 2
+
+
+_WRITES_A_NOTE = """
+import sys
+from pathlib import Path
+import optuna
+from optimizer.study.dashboard.dashboard_study import DashboardStudy
+from optimizer.study.optuna_storage import open_storage
+
+journal = Path("study.journal")
+study = optuna.create_study(study_name="own", storage=open_storage(journal, None))
+with DashboardStudy("own", journal, None, Path("files")) as shown:
+    shown.note("**text**")
+assert not {"optuna_dashboard", "sklearn", "scipy"} & set(sys.modules)
+
+from optuna_dashboard import get_note
+assert get_note(study) == "**text**"
+"""
+
+
+def test_a_note_is_written_without_what_the_dashboard_s_server_needs(tmp_path: Path) -> None:
+    """In a process of its own: this one has imported everything."""
+    command = [sys.executable, "-W", "ignore", "-c", _WRITES_A_NOTE]
+    subprocess.run(command, cwd=tmp_path, check=True)
 
 
 def test_a_phase_that_searches_nothing_changes_the_note_alone(results: Path) -> None:

@@ -15,6 +15,7 @@ from tritonclient.grpc import model_config_pb2
 
 from optimizer.analysis.study_reading import read_study
 from optimizer.commands.bundle_serving import BundleHost
+from optimizer.commands.code_consent import CodeConsent
 from optimizer.commands.export import _with_examples, export_study
 from optimizer.commands.platforms import served_by
 from optimizer.configuration.hosting import EmbeddedHost, RemoteHost
@@ -327,7 +328,9 @@ def test_without_the_file_of_its_requests_no_examples_are_recorded(
     gone = replace(stream, payloads=replace(stream.payloads, file=file))
     load = replace(bundle.load, workload=replace(bundle.load.workload, streams=(gone,)))
     host = BundleHost(EmbeddedHost(), Slot((0,), ()), ())
-    manifest = _with_examples(bundle.root, bundle.manifest, load, host, print)
+    manifest = _with_examples(
+        bundle.root, bundle.manifest, load, host, CodeConsent(study.cache, False, print)
+    )
     assert manifest.missing[-1].startswith(
         f"examples.npz: no examples were recorded ({file.path}: the file of requests must exist"
     )

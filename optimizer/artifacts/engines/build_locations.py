@@ -22,6 +22,7 @@ from optimizer.artifacts.engines.recipe import Recipe
 from optimizer.configuration.hosting import BuildLocationName, EngineSettings
 from optimizer.configuration.releases import EngineFacts
 from optimizer.errors import BuildFailure, ContainerFailure, RequirementError
+from optimizer.files.credentials import without_secrets
 from optimizer.machine import child_shim
 from optimizer.machine.cores import usable_cores
 from optimizer.machine.docker_engine import ContainerEngine, ContainerTask, Image, Mount
@@ -196,7 +197,7 @@ class _Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**without_secrets(os.environ), **environment},
             text=True,
             errors="replace",
         )

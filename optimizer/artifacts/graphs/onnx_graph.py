@@ -103,6 +103,20 @@ def with_subgraphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     return graphs
 
 
+def external_tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a model whose data is in other files, wherever they are in it."""
+    import onnx
+
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for each in [value] if hasattr(value, "ListFields") else value:
+            if not isinstance(each, onnx.TensorProto):
+                yield from external_tensors(each)
+            elif each.external_data:
+                yield each
+
+
 def opset_of(model: onnx.ModelProto) -> int:
     """Return the version of ONNX's own operators; 0 for a graph that has none of them."""
     versions = [o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}]

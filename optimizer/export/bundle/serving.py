@@ -16,6 +16,7 @@ from optimizer.export.bundle.manifest import GRAPH
 from optimizer.files.untrusted import UnreadableError, read_text
 from optimizer.triton.config_text import edited
 from optimizer.triton.deployed_config import CONFIG_FILE
+from optimizer.triton.model_code import COMPILED
 from optimizer.triton.model_config import outputs_of_config
 from optimizer.triton.repository import ModelRepository, read_config
 from optimizer.triton.session import ModelFiles
@@ -56,7 +57,7 @@ class BundleRepository:
             shutil.copytree(
                 source,
                 target,
-                ignore=shutil.ignore_patterns(GRAPH, CONFIG_FILE),
+                ignore=shutil.ignore_patterns(GRAPH, CONFIG_FILE, COMPILED),
                 copy_function=lambda old, new: self._repository.place(Path(old), Path(new)),
             )
             (target / CONFIG_FILE).write_text(edited(text, config), newline="")

@@ -22,7 +22,6 @@ With the rates, these tell how long each instance is occupied: what calibrates a
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,14 @@ from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_text
-from optimizer.files.untrusted import UnreadableError, check_ranges, csv_rows, parse_json, read_text
+from optimizer.files.untrusted import (
+    UnreadableError,
+    check_ranges,
+    csv_rows,
+    parse_json,
+    read_text,
+    write_csv,
+)
 from optimizer.measurement.level import BatchPoint, LoadLevel, StreamLevel
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import with_roles
@@ -148,9 +154,7 @@ def write_table(path: Path, table: RecordedTable) -> None:
     text = io.StringIO()
     for key, value in _SPACE.dump_python(table.space, mode="json").items():
         text.write(f"# {key}: {json.dumps(value)}\n")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(text, names, rows)
     write_text(path, text.getvalue())
 
 

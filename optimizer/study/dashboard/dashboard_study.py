@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import optuna
 from optuna.samplers import RandomSampler
@@ -17,6 +19,22 @@ from optimizer.study.optuna_storage import close_storage, open_storage, storage_
 def dashboard_installed() -> bool:
     """Return whether optuna-dashboard is installed, which stores notes."""
     return importlib.util.find_spec("optuna_dashboard") is not None
+
+
+@cache
+def _notes() -> ModuleType:
+    """Return optuna-dashboard's functions of notes, without its server.
+
+    Importing the whole package takes two seconds, most of them for scikit-learn.
+    """
+    package = importlib.util.find_spec("optuna_dashboard")
+    file = Path(package.origin if package and package.origin else "").with_name("_note.py")
+    spec = importlib.util.spec_from_file_location("optuna_dashboard_note", file)
+    if not file.exists() or spec is None or spec.loader is None:
+        return importlib.import_module("optuna_dashboard")
+    notes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(notes)
+    return notes
 
 
 class DashboardStudy:
@@ -52,26 +70,20 @@ class DashboardStudy:
 
     def note(self, text: str) -> None:
         """Replace the study's note where it differs."""
-        from optuna_dashboard import get_note, save_note
-
         with storage_failures(self._where):
-            if get_note(self._study) != text:
-                save_note(self._study, text)
+            if _notes().get_note(self._study) != text:
+                _notes().save_note(self._study, text)
 
     def note_trial(self, number: int, text: str) -> None:
         """Replace a trial's note."""
-        from optuna_dashboard import save_note
-
         with storage_failures(self._where):
-            save_note(self._trial(number), text)
+            _notes().save_note(self._trial(number), text)
 
     def trials_without_note(self, numbers: list[int]) -> list[int]:
         """Return the existing trials among these that have no note."""
-        from optuna_dashboard import get_note
-
         with storage_failures(self._where):
             existing = {trial.number for trial in self._study.get_trials(deepcopy=False)}
-            return [n for n in numbers if n in existing and not get_note(self._trial(n))]
+            return [n for n in numbers if n in existing and not _notes().get_note(self._trial(n))]
 
     def name_constraints(self, names: list[str]) -> None:
         """Store the constraints' names, in the order of their values."""

@@ -19,6 +19,8 @@ from optimizer.study.dashboard.read_only_storage import ReadOnlyStorage
 from optimizer.study.optuna_storage import close_storage, open_storage, storage_failures
 
 HOST = "127.0.0.1"
+_NAMES = (HOST, "localhost", "[::1]")
+"""Names of this machine in the addresses of requests."""
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -70,13 +72,21 @@ def _application(storage: ReadOnlyStorage, artifacts: Path) -> Application:
 
 
 def _read_only(application: Application) -> Application:
-    """Wrap an application: refuse every request that would change something."""
+    """Wrap an application: refuse requests that would change something, and those to other names.
+
+    A web page whose own name leads to this machine could read what it shows otherwise.
+    """
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        name = environ.get("HTTP_HOST", HOST).rpartition(":")[0] or environ.get("HTTP_HOST", HOST)
+        if name not in _NAMES:
+            reason = f"this dashboard must be opened at {HOST} or localhost"
+        elif environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            reason = "this dashboard is read-only"
+        else:
             return application(environ, start)
         start("403 Forbidden", [("Content-Type", "application/json")])
-        return [json.dumps({"reason": "this dashboard is read-only"}).encode()]
+        return [json.dumps({"reason": reason}).encode()]
 
     return answer
 
