@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -98,6 +98,7 @@ class RunOptions:
     slots: int | None = None
     max_disturbance_percent: float | None = None
     cluster: ClusterChoice | None = None
+    wait_for_quiet_seconds: float | None = None
     results: Path = Path("results")
     cache: Path | str | None = None
 
@@ -125,6 +126,8 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     """Start or resume a study, and run it to its end."""
     started = time.monotonic()
     percent = options.max_disturbance_percent
+    if options.cluster is not None and options.wait_for_quiet_seconds is not None:
+        raise UsageError("--wait-for-quiet: must be left out with --cluster; it is for one machine")
     with open_site(watch, options.cluster, options.gpus, options.slots, percent) as site:
         return _run_at(site, options, watch, started)
 
@@ -156,7 +159,9 @@ def _run_at(site: TrialSite, options: RunOptions, watch: Watcher, started: float
         require=require,
         watch=watch,
     ) as opened:
-        context = replace(opened, slots=site.slots)
+        context = replace(
+            opened, slots=site.slots, wait_for_quiet_seconds=options.wait_for_quiet_seconds
+        )
         if lender is not None:
             lend(lender, directory)
         summary = finished_summary(
@@ -279,7 +284,7 @@ class _Study:
         with self._site.evaluator(self._run, self._watch) as (evaluator, prepared):
             history = self._reuse(prepared)
             searching = time.monotonic()
-            ended = self._search(evaluator, history, prepared, shown)
+            ended = self._search(history, prepared, shown)
             search_seconds = time.monotonic() - searching
             confirmed = self._confirm(evaluator, history, prepared)
             self._measure_winner(evaluator, history, confirmed, search_seconds)
@@ -304,9 +309,7 @@ class _Study:
             self._watch,
         )
 
-    def _search(
-        self, evaluator: PhaseEvaluator, history: History, prepared: Prepared, shown: DashboardStudy
-    ) -> SearchEnd:
+    def _search(self, history: History, prepared: Prepared, shown: DashboardStudy) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
         served = prepared.as_served(self._space.workload)
@@ -319,13 +322,12 @@ class _Study:
         write_source_cards(self._directory, self._space.models)
         prior = read_prior(self._directory, self._space.workload)
         strategies = self._strategies(prepared.space, history, prior)
-        strategy = strategies.calibrated(
-            self._options.chosen_sampler, evaluator, self._directory, self._watch
-        )
-        with (
-            self._open_study(prepared.space, strategy) as study,
-            self._site.pool(self._run, prepared, self._watch) as pool,
-        ):
+        with ExitStack() as opened:
+            pool = opened.enter_context(self._site.pool(self._run, prepared, self._watch))
+            strategy = strategies.calibrated(
+                self._options.chosen_sampler, pool, self._directory, self._watch
+            )
+            study = opened.enter_context(self._open_study(prepared.space, strategy))
             study.reconcile({record.number: record for record in history.records})
             loop = SearchLoop(
                 study,
