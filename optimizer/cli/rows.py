@@ -71,15 +71,16 @@ class WorkerLines:
             rows.add_row(line.name, Text(_worker_text(line), no_wrap=True, overflow="ellipsis"))
         yield rows
         if rest:
-            busy = sum(line.number is not None for line in rest)
+            busy = sum(line.configuration != "" for line in rest)
             yield Text(f"and {len(rest)} more workers, {busy} of them with a trial", style="dim")
 
 
 def _worker_text(line: WorkerLine) -> str:
     losses = f"; lost {line.losses} time{'s' if line.losses > 1 else ''}" if line.losses else ""
-    if line.number is None:
+    if not line.configuration:
         return f"idle{losses}"
-    return f"trial {line.number}, {line.doing or 'starting'}{losses}: {line.configuration}"
+    trial = f"trial {line.number}, " if line.number is not None else ""
+    return f"{trial}{line.doing or 'starting'}{losses}: {line.configuration}"
 
 
 def bars_for(options: ConsoleOptions) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from optimizer.cluster.local_slots import LocalSlots
 from optimizer.configuration.serving_config import ServingConfig
@@ -77,7 +78,7 @@ class CheckedSlots:
         self._due_at = time.monotonic() + SECONDS_BETWEEN
         task = Task(number, 1, self._baseline, "saturate")
         self._watch(DisturbanceCheckStarted(self._baseline, len(self.workers)))
-        self._slots.submit(task)
+        self._slots.submit(replace(task, alone=True))
         alone, together = self._slots.next_end(), self._slots.run_together(task)
         assert alone is not None, "a task was submitted"
         ends = [alone, *together]

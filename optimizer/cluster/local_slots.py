@@ -208,8 +208,8 @@ class LocalSlots:
     def submit(self, task: Task) -> None:
         """Have an idle worker run a task: of those, the first with the fewest losses.
 
-        A run that shows how fast the machine is waits for the tasks that run, and runs alone; the
-        workers take turns, so that each of them shows it.
+        One that is to run alone waits for the tasks that run; the workers take turns with these, so
+        that each of them shows how fast it is.
 
         Raises:
             ValueError: without an idle worker.
@@ -220,14 +220,14 @@ class LocalSlots:
                 f"{self._most} run one"
             )
         idle = [each for each in self._workers if each.task is None]
-        if task.kind == "evaluate":
-            worker = min(idle, key=lambda each: each.losses)
-            self._order(worker, WorkerOrder(task))
-        else:
+        if task.alone:
             worker = min(idle, key=lambda each: each.runs_alone)
             worker.runs_alone += 1
             worker.task, self._alone = task, worker
             self._start_alone()
+        else:
+            worker = min(idle, key=lambda each: each.losses)
+            self._order(worker, WorkerOrder(task))
 
     def next_end(self, timeout_seconds: float | None = None) -> TaskEnd | None:
         """Wait for a task to end, see `WorkerPool.next_end`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -103,6 +103,7 @@ class RunOptions:
     max_disturbance_percent: float | None = None
     notify: str | None = field(default=None, repr=False)  # may have a password
     cluster: ClusterChoice | None = None
+    wait_for_quiet_seconds: float | None = None
     results: Path = Path("results")
     cache: Path | str | None = None
 
@@ -131,6 +132,8 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     started = time.monotonic()
     percent = options.max_disturbance_percent
     target = target_of(options.notify) if options.notify is not None else None
+    if options.cluster is not None and options.wait_for_quiet_seconds is not None:
+        raise UsageError("--wait-for-quiet: must be left out with --cluster; it is for one machine")
     with open_site(watch, options.cluster, options.gpus, options.slots, percent) as site:
         return _run_at(site, options, watch, started, target)
 
@@ -168,7 +171,9 @@ def _run_at(
         require=require,
         watch=watch,
     ) as opened:
-        context = replace(opened, slots=site.slots)
+        context = replace(
+            opened, slots=site.slots, wait_for_quiet_seconds=options.wait_for_quiet_seconds
+        )
         if lender is not None:
             lend(lender, directory)
         summary = finished_summary(
@@ -301,7 +306,7 @@ class _Study:
         with self._site.evaluator(self._run, self._watch) as (evaluator, prepared):
             history = self._reuse(prepared)
             searching = time.monotonic()
-            ended = self._search(evaluator, history, prepared)
+            ended = self._search(history, prepared)
             search_seconds = time.monotonic() - searching
             confirmed = self._confirm(evaluator, history, prepared)
             self._measure_winner(evaluator, history, confirmed, search_seconds)
@@ -318,7 +323,7 @@ class _Study:
             self._watch,
         )
 
-    def _search(self, evaluator: PhaseEvaluator, history: History, prepared: Prepared) -> SearchEnd:
+    def _search(self, history: History, prepared: Prepared) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
         served = prepared.as_served(self._space.workload)
@@ -333,13 +338,12 @@ class _Study:
             self._watch(Note(bounded_text(self._options.chosen_sampler)))
         prior = read_prior(self._directory, self._space.workload)
         strategies = self._strategies(prepared.space, history, prior)
-        strategy = strategies.calibrated(
-            self._options.chosen_sampler, evaluator, self._directory, self._watch
-        )
-        with (
-            self._open_study(prepared.space, strategy) as study,
-            self._site.pool(self._run, prepared, self._watch) as pool,
-        ):
+        with ExitStack() as opened:
+            pool = opened.enter_context(self._site.pool(self._run, prepared, self._watch))
+            strategy = strategies.calibrated(
+                self._options.chosen_sampler, pool, self._directory, self._watch
+            )
+            study = opened.enter_context(self._open_study(prepared.space, strategy))
             study.reconcile({record.number: record for record in history.records})
             study.name_constraints(self._context.limit_names)
             searched_study = SearchedStudy(

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.search.calibrate import CalibratePhase
-from optimizer.search.evaluator import Evaluator
 from optimizer.search.level_runner import concurrency
 from optimizer.search.samplers import CALIBRATED, SAMPLERS, Strategy
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSource, no_forecast
 from optimizer.search.surrogate.idle_models import OpenRows
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
+from optimizer.search.worker_pool import WorkerPool
 from optimizer.simulator.calibration import (
     cached_point,
     calibration_points,
@@ -56,16 +56,17 @@ class Strategies:
         return self._strategy(sampler, no_forecast(self.space))
 
     def calibrated(
-        self, sampler: str, evaluator: Evaluator, directory: StudyDirectory, watch: Watcher
+        self, sampler: str, pool: WorkerPool, directory: StudyDirectory, watch: Watcher
     ) -> Strategy:
         """Return a strategy for the search, after the calibrate phase for samplers that use it.
 
         Raises:
             StorageError: when a record cannot be written.
+            WorkersLostError: when no worker is left.
         """
         if sampler not in CALIBRATED:
             return self.uncalibrated(sampler)
-        phase = CalibratePhase(evaluator, directory, self.context, watch)
+        phase = CalibratePhase(pool, directory, self.context, watch)
         # The first point is the baseline, which is also the first trial.
         executed = executed_points(self.space, self.workload)
         lent = self.prior.observations if self.prior is not None else ()

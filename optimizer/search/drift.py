@@ -73,7 +73,7 @@ class DriftRuns:
         if not saturation_rates(history.records_of(self._baseline), self._baseline):
             return None
         self._watch(DriftRunStarted(self._baseline))
-        return Task(history.records[-1].number, 1, self._baseline, "saturate")
+        return Task(history.records[-1].number, 1, self._baseline, "saturate", alone=True)
 
     def finish(self, evaluation: Evaluation, history: History) -> None:
         """Record the result of a run, and warn where it differs from the baseline's trial.

@@ -16,7 +16,7 @@ from optimizer.errors import EverythingFailedError
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.drift import DriftRuns
-from optimizer.search.running_tasks import RunningTasks
+from optimizer.search.running_tasks import LONGEST_WAIT_SECONDS, RunningTasks
 from optimizer.search.trial_ledger import RunningTrial, SearchedStudy, TrialLedger
 from optimizer.search.worker_pool import Task, WorkerPool
 from optimizer.space_file.reader import Budget
@@ -33,9 +33,6 @@ from optimizer.study.search_status import Advisor, Explain, SearchEnd, SearchSta
 _CONSECUTIVE_FAILURES = 5
 _CONSECUTIVE_REPEATS = 3
 
-_LONGEST_WAIT_SECONDS = 5.0
-"""After this time without a result, workers are counted again: some may have joined the pool."""
-
 
 @dataclass(frozen=True)
 class _Plan:
@@ -50,8 +47,8 @@ class _Plan:
 class SearchLoop:
     """Measures the configurations that a study proposes, on as many workers as a pool has.
 
-    The baseline is measured first and alone: the limit below which a trial is pruned is the
-    incumbent's.
+    The baseline is measured first. Other workers do not wait for it: their first trials have no
+    incumbent, which would bound them.
     """
 
     def __init__(self, searched: SearchedStudy, pool: WorkerPool) -> None:
@@ -93,10 +90,10 @@ class SearchLoop:
         left = budget.wall_clock_seconds - spent_seconds
         self._watch(EarlierTrials(self._history.records, self._ledger.best))
         self._watch(PhaseStarted("search", budget.trials, left if math.isfinite(left) else None))
-        if not self._study.has_queue:
-            for position in dict.fromkeys([self._space.baseline, *first]):
-                if self._history.decided(self._space.config(position)) is None:
-                    self._study.enqueue(position)
+        for position in dict.fromkeys([self._space.baseline, *first, *self._due_retries()]):
+            if self._history.decided(self._space.config(position)) is None:
+                self._study.enqueue_once(position)
+        self._consecutive_repeats = self._study.repeats_in_a_row
         end = self._search(_Plan(budget, time.monotonic() + left, advise, explain))
         self._raise_if_most_were_unmeasured(least=1)
         return end
@@ -109,15 +106,22 @@ class SearchLoop:
                 if end is None:
                     continue
             if end is None or len(self._tasks):
-                self._tasks.receive(_LONGEST_WAIT_SECONDS)
+                self._tasks.receive(LONGEST_WAIT_SECONDS)
             elif end.exhausted or end.converged:
                 return end
             else:
                 return replace(end, regret_bound=plan.advise().regret_bound)
 
+    def _due_retries(self) -> list[Position]:
+        """Return the points whose first attempt failed just before an earlier run ended."""
+        once = (record.config for record in self._history.unmeasured if record.attempt == 1)
+        return [position for config in once if (position := self._space.position_of(config))]
+
     @property
     def _waits_for_the_baseline(self) -> bool:
-        return self._baseline_reruns or self._baseline in self._ledger.running
+        """Whether so many trials failed that only the baseline can tell whether to go on."""
+        failing = self._history.failures_in_a_row() >= _CONSECUTIVE_FAILURES
+        return self._baseline_reruns or (failing and self._baseline in self._ledger.running)
 
     def _submit_next(self, plan: _Plan) -> SearchEnd | None:
         """Submit a trial or a drift run; return why there is nothing to submit.
@@ -182,7 +186,7 @@ class SearchLoop:
         if record.unmeasured and record.attempt > 1:
             self._raise_if_most_were_unmeasured(least=_CONSECUTIVE_FAILURES)
         failures = self._history.failures_in_a_row()
-        if failures and failures % _CONSECUTIVE_FAILURES == 0 and not self._baseline_reruns:
+        if failures and failures % _CONSECUTIVE_FAILURES == 0 and not self._waits_for_the_baseline:
             self._rerun_baseline(record)
 
     def _raise_if_most_were_unmeasured(self, least: int) -> None:

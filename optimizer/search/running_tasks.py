@@ -12,6 +12,9 @@ from optimizer.measurement.trial_record import Failure
 from optimizer.search.worker_pool import Task, TaskEnd, WorkerPool
 from optimizer.study.events import Note, Watcher
 
+LONGEST_WAIT_SECONDS = 5.0
+"""After this time without a result, workers are counted again: some may have joined the pool."""
+
 MOST_LOSSES = 3
 """A task that lost so many workers has failed: its configuration may be what ends them."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +24,6 @@ from optimizer.study.search_status import Advisor, Explain, SearchStatus
 _STARTUP_TRIALS = 6
 
 
-@dataclass(frozen=True)
-class RequestedPoint:
-    """A point that was proposed for another trial of the study.
-
-    Attributes:
-        running: whether that trial is still being measured.
-    """
-
-    position: Position
-    running: bool
-
-
 class PointSampler(BaseSampler):
     """A sampler that chooses among the valid points of a space.
 
@@ -43,18 +31,22 @@ class PointSampler(BaseSampler):
 
     Args:
         seed: of those random combinations.
+        states: of the trials whose points it is given; None for all.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    def __init__(
+        self, space: SearchSpace, seed: int, states: Container[TrialState] | None = None
+    ) -> None:
         self._space = OptunaSpace(space)
         self._random = RandomSampler(seed=seed)
+        self._states = states
 
     @abstractmethod
-    def choose(self, requested: Sequence[RequestedPoint]) -> Position | None:
+    def choose(self, requested: Sequence[Position]) -> Position | None:
         """Return the next point, None when none is left.
 
         Args:
-            requested: the points of the study's other trials, in their order.
+            requested: the points of the study's other trials in these states, in their order.
         """
 
     def infer_relative_search_space(
@@ -69,8 +61,8 @@ class PointSampler(BaseSampler):
         """Return the chosen point as Optuna's parameters."""
         # A trial that another worker is creating at this moment has no parameters yet.
         requested = [
-            RequestedPoint(self._space.position(other.params), other.state == TrialState.RUNNING)
-            for other in study.get_trials(deepcopy=False)
+            self._space.position(other.params)
+            for other in study.get_trials(deepcopy=False, states=self._states)
             if other.number != trial.number and other.params.keys() == search_space.keys()
         ]
         position = self.choose(requested)
@@ -95,12 +87,12 @@ class GuidedSampler(PointSampler):
     """
 
     def __init__(self, policy: AcquisitionPolicy, seed: int) -> None:
-        super().__init__(policy.space, seed)
+        super().__init__(policy.space, seed, states=(TrialState.RUNNING,))
         self._policy = policy
 
-    def choose(self, requested: Sequence[RequestedPoint]) -> Position | None:
+    def choose(self, requested: Sequence[Position]) -> Position | None:
         """Return the policy's proposal; the policy reads results from its own history."""
-        return self._policy.propose([point.position for point in requested if point.running])
+        return self._policy.propose(requested)
 
 
 class GridSampler(PointSampler):
@@ -115,9 +107,9 @@ class GridSampler(PointSampler):
         self._points = space
         self._order_seed = order_seed
 
-    def choose(self, requested: Sequence[RequestedPoint]) -> Position | None:
+    def choose(self, requested: Sequence[Position]) -> Position | None:
         """Return the first point in the order that no trial was given."""
-        visited = {point.position for point in requested}
+        visited = set(requested)
         order = np.random.default_rng(self._order_seed).permutation(len(self._points))
         points = (self._points.at(int(row)) for row in order)
         return next((point for point in points if point not in visited), None)

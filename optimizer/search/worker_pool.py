@@ -29,6 +29,7 @@ class Task:
         number: of the trial; of a rerun of the baseline, that of the latest trial before it.
         attempt: 1, and one more after each loss of the worker that ran the task.
         prune_below, expected_share: see `Evaluator.evaluate`.
+        alone: whether nothing else may run on the machine meanwhile.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Task:
     kind: TaskKind = "evaluate"
     prune_below: float | None = None
     expected_share: float | None = None
+    alone: bool = False
 
     def run(self, evaluator: Evaluator, slot: Slot) -> Evaluation:
         """Run the task on a slot."""

@@ -212,7 +212,9 @@ class RunState:
         self.phase, self.steps, self.done = phase, max(1, steps), 0
         self.phase_started, self.phase_seconds = self._clock(), seconds
         self.now = CurrentMeasurement(doing=self.now.doing)
-        if phase != "search":
+        for worker in self.workers.values():
+            worker.measurement = None
+        if phase not in ("calibrate", "search"):
             # What follows the search is measured alone.
             self.workers = {}
 
@@ -235,9 +237,9 @@ class RunState:
         return self.workers.setdefault(name, RunningWorker(""))
 
     def _of_worker(self, name: str, number: int) -> CurrentMeasurement:
-        """Return what a worker measures: its trial, or a run of the baseline."""
+        """Return what a worker measures: its trial, a calibration run, or one of the baseline."""
         measurement = self._worker(name).measurement
-        if measurement is None or measurement.number != number:
+        if measurement is None or measurement.number not in (None, number):
             measurement = self.now
         return measurement
 

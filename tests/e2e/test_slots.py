@@ -63,7 +63,7 @@ def test_the_loss_of_a_worker_and_of_the_coordinator_costs_no_trial(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:
     killed = start(space, *SLOTS)
-    # The baseline is measured alone; then both workers have a trial.
+    # As the third trial starts, both workers have one.
     killed.wait_for("  3/3 on ", _PATIENCE_SECONDS)
     servers = killed.marked.servers()
     assert len({tuple(server.cpu_affinity()) for server in servers}) == 2, "a core for each"

@@ -17,6 +17,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.confirm import Confirmed
 from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.calibration import calibration_points
 from optimizer.space_file.reader import load_space
 from optimizer.study.confidence import CapacityClaim
@@ -72,7 +73,8 @@ def studied(
     )
     evaluator = RecordedEvaluator(recorded_table(space), np.random.default_rng(0))
     points = [space.config(point) for point in calibration_points(space)]
-    CalibratePhase(evaluator, directory, SETTING, lambda _: None).run(points)
+    pool = InlinePool(evaluator, SETTING.slot)
+    CalibratePhase(pool, directory, SETTING, lambda _: None).run(points)
     baseline = space.config(space.baseline)
     configs = [baseline, *(space.config(space.at(n % len(space))) for n in range(1, trials))]
     records = {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_se
 from optimizer.configuration.serving_config import ArtifactSpec, ModelServing, ServingConfig
 from optimizer.machine.slots import Slot
 from optimizer.measurement.evaluation import Evaluation
+from optimizer.measurement.trial_record import Seconds
 from optimizer.search.calibrate import CalibratePhase
+from optimizer.search.recorded.virtual_pool import VirtualPool
+from optimizer.search.worker_pool import InlinePool, TaskEnd
 from optimizer.simulator.calibration import parts_alone
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, PhaseStarted, TrialFinished, TrialStarted
@@ -24,7 +28,9 @@ def calibrated(
     folder: Path, configs: list[ServingConfig], pace: Evaluation, events: list[Event]
 ) -> FakeEvaluator:
     evaluator = FakeEvaluator(pace=lambda _: pace)
-    phase = CalibratePhase(evaluator, StudyDirectory(folder), SETTING, events.append)
+    phase = CalibratePhase(
+        InlinePool(evaluator, SETTING.slot), StudyDirectory(folder), SETTING, events.append
+    )
     records = phase.run(configs)
     assert [record.config for record in records] == CONFIGS[: len(records)]
     return evaluator
@@ -56,7 +62,9 @@ def test_parts_are_measured_after_the_others_with_a_light_load(tmp_path: Path) -
             return super().calibrate(config, slot)
 
     evaluator = Evaluator(pace=lambda _: bounded(100))
-    phase = CalibratePhase(evaluator, StudyDirectory(tmp_path), SETTING, lambda _: None)
+    phase = CalibratePhase(
+        InlinePool(evaluator, SETTING.slot), StudyDirectory(tmp_path), SETTING, lambda _: None
+    )
     configs = [SPACE.config(SPACE.at(row)) for row in range(5)]
     records = phase.run(configs[:4], configs[4:])
     assert [record.config for record in records] == evaluator.saturated == configs
@@ -91,3 +99,48 @@ def test_a_failure_is_kept_and_not_tried_again(tmp_path: Path) -> None:
     assert again.saturated == []
     reasons = {r.reason for r in StudyDirectory(tmp_path).calibration.read_all().values()}
     assert reasons == {"it broke"}
+
+
+def on_workers(evaluator: FakeEvaluator, folder: Path, workers: int) -> VirtualPool:
+    pool = VirtualPool(evaluator, SETTING.slot, workers)
+    records = CalibratePhase(pool, StudyDirectory(folder), SETTING, lambda _: None).run(CONFIGS)
+    assert {record.config for record in records} == set(CONFIGS)
+    assert [record.number for record in records] == list(range(len(CONFIGS)))
+    return pool
+
+
+def test_several_workers_run_side_by_side(tmp_path: Path) -> None:
+    durations = iter([9.0, 2.0, 5.0])
+
+    def pace(_: int) -> Evaluation:
+        return replace(bounded(100), seconds=Seconds(measuring=next(durations)))
+
+    assert on_workers(FakeEvaluator(pace=pace), tmp_path, workers=2).seconds == 9.0
+
+
+def test_what_was_measured_before_a_kill_is_not_measured_again(tmp_path: Path) -> None:
+    class KilledError(Exception):
+        """Stands for a kill -9 while a run is still going on."""
+
+    class KilledPool(VirtualPool):
+        def next_end(self, timeout_seconds: float | None = None) -> TaskEnd | None:
+            if len(StudyDirectory(tmp_path).calibration.read_all()) == 2:
+                raise KilledError
+            return super().next_end(timeout_seconds)
+
+    evaluator = FakeEvaluator(pace=lambda _: bounded(100))
+    pool = KilledPool(evaluator, SETTING.slot, 3)
+    with pytest.raises(KilledError):
+        CalibratePhase(pool, StudyDirectory(tmp_path), SETTING, lambda _: None).run(CONFIGS)
+    again = FakeEvaluator(pace=lambda _: bounded(100))
+    on_workers(again, tmp_path, workers=3)
+    assert len(again.saturated) == 1
+
+
+def test_a_transient_failure_is_retried_while_others_run(tmp_path: Path) -> None:
+    evaluator = FakeEvaluator(pace=lambda run: failed(transient=True) if run == 1 else bounded(100))
+    pool = VirtualPool(evaluator, SETTING.slot, 2)
+    directory = StudyDirectory(tmp_path)
+    records = CalibratePhase(pool, directory, SETTING, lambda _: None).run(CONFIGS)
+    assert [record.outcome for record in records] == ["failed", "bounded", "bounded", "bounded"]
+    assert [record.attempt for record in records if record.config == CONFIGS[0]] == [1, 2]

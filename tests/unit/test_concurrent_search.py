@@ -123,19 +123,21 @@ def test_all_workers_are_busy_until_the_budget_is_given_out(tmp_path: Path) -> N
     search, pool = search_in(tmp_path)
     assert search.run(9).reason == "the budget of 9 trials is used up"
     assert len(search.records) == 9
-    # The baseline alone, then as many as there are workers.
-    assert [len(tasks) for tasks in pool.together] == [1, 1, 2, 3, 4, 4, 4, 4, 4]
+    assert [len(tasks) for tasks in pool.together] == [1, 2, 3, 4, 4, 4, 4, 4, 4]
     durations = [record.seconds.measuring for record in search.records]
-    assert pool.seconds < durations[0] + sum(durations[1:]) / 4 + max(durations)
+    assert pool.seconds < sum(durations) / 4 + max(durations)
 
 
-def test_the_baseline_is_measured_alone_and_bounds_the_others(tmp_path: Path) -> None:
-    search, pool = search_in(tmp_path)
+def test_the_baseline_is_measured_beside_the_first_trials_and_bounds_the_later(
+    tmp_path: Path,
+) -> None:
+    search, pool = search_in(tmp_path, workers=2)
     search.run(5)
-    assert pool.submitted[0].config == BASELINE
-    assert pool.submitted[0].prune_below is None
-    assert [task.config for task in pool.together[1]] != [BASELINE]
-    assert all(task.prune_below is not None for task in pool.submitted[1:])
+    assert [task.config for task in pool.together[0]] == [BASELINE]
+    assert len(pool.together[1]) == 2
+    bounds = [task.prune_below for task in pool.submitted]
+    assert bounds[:2] == [None, None]
+    assert None not in bounds[2:]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -172,8 +174,8 @@ def test_results_are_told_in_the_order_in_which_they_come(tmp_path: Path) -> Non
     assert [e.record for e in search.events if isinstance(e, TrialFinished)] == told
     assert [record.number for record in told] != sorted(record.number for record in told)
     at_proposal = [record.told_at_proposal for record in search.records]
-    assert at_proposal[:5] == [0, 1, 1, 1, 1]
-    assert at_proposal[5:] == list(range(2, 9))
+    assert at_proposal[:4] == [0] * 4
+    assert at_proposal[4:] == list(range(1, 9))
     study, history = search.opened()
     assert list(history.records) == told
     trials = study._trials()
@@ -293,7 +295,8 @@ def test_consecutive_failures_have_the_baseline_measured_before_anything_else(
     tmp_path: Path,
 ) -> None:
     def answer(config: ServingConfig) -> Evaluation:
-        return unevenly_long(config) if config == BASELINE else failed()
+        long = replace(failed(), seconds=Seconds(measuring=20.0))
+        return unevenly_long(config) if config == BASELINE else long
 
     search, pool = search_in(tmp_path, answer)
     search.run(15)
@@ -307,6 +310,19 @@ def test_consecutive_failures_have_the_baseline_measured_before_anything_else(
     for rerun in reruns:
         assert BASELINE not in {task.config for task in pool.together[rerun + 1]}
     assert len(search.records) == 15
+
+
+def test_after_consecutive_failures_no_trial_starts_until_the_baseline_has_its_result(
+    tmp_path: Path,
+) -> None:
+    def answer(config: ServingConfig) -> Evaluation:
+        return unevenly_long(config) if config == BASELINE else failed()
+
+    search, pool = search_in(tmp_path, answer)
+    search.run(9)
+    failures = 5 + 2  # the two others of three workers that run as the fifth fails
+    assert [record.config for record in in_order_of_tells(search.records)][failures] == BASELINE
+    assert [task.config for task in pool.submitted].count(BASELINE) == 1
 
 
 def test_when_the_baseline_fails_too_the_run_ends(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_only_its_own_machine_reaches_a_server_that_does_not_ask_who_calls() -> 
 def test_a_container_gets_the_memory_and_the_rights_that_a_pod_gets() -> None:
     service = triton(ON_CPU)
     assert (service["mem_limit"], service["cap_drop"]) == ("1664m", ["ALL"])
+    assert service["security_opt"] == ["no-new-privileges:true"]
     assert container_of(ON_CPU)["resources"]["limits"]["memory"] == "1664Mi"
     assert "mem_limit" not in triton(SEVERAL)
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate import acquisition as guide_module
-from optimizer.search.surrogate.acquisition import WORTHWHILE, AcquisitionPolicy, no_forecast
+from optimizer.search.surrogate.acquisition import AcquisitionPolicy, no_forecast
+from optimizer.search.surrogate.assessment import WORTHWHILE
 from optimizer.search.surrogate.point_features import PointFeatures
+from optimizer.search.surrogate.posterior import Posterior, TrialAtRow
 from optimizer.simulator.forecast import Forecast
 from optimizer.study.events import TrialStarted
 from optimizer.study.history import History
@@ -147,6 +151,38 @@ def guided(answers: dict[int, Evaluation], expected: Forecast | None = None) -> 
     return policy_of(SPACE, History(records), forecast=expected)
 
 
+def test_beside_many_running_trials_a_fit_serves_for_several_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fitted = Posterior.fitted
+    fits: list[int] = []
+
+    def counted(trials: Sequence[TrialAtRow], *arguments: Any) -> Posterior:
+        fits.append(len(trials))
+        return fitted(trials, *arguments)
+
+    monkeypatch.setattr(Posterior, "fitted", counted)
+    history = History({0: record_of(0, SPACE.config(SPACE.baseline), ok(50))})
+    policy = policy_of(SPACE, history, forecast=forecast())
+    running, proposed = list[Position](), set[Position]()
+    for number in range(1, 29):
+        position = policy.propose(running)
+        assert position is not None
+        # A resumed search proposes the same: what this policy proposed before plays no part.
+        if number % 9 == 0:
+            fresh = policy_of(SPACE, history, forecast=forecast())
+            assert fresh.propose(running) == position
+            fits.pop()
+        proposed.add(position)
+        running.append(position)
+        if len(running) > 16:
+            config = SPACE.config(running.pop(0))
+            history.add(record_of(number, config, as_fast_as_it_is(config)))
+    assert len(proposed) == 28
+    assert len(history.records) == 13
+    assert fits == [1, 0, 4, 8, 12]
+
+
 def test_what_is_running_counts_as_the_best_that_is_expected() -> None:
     policy = guided({0: ok(100)}, forecast())
     first = policy.propose()
@@ -214,7 +250,7 @@ def test_what_is_larger_than_one_that_ran_out_of_memory_is_not_proposed() -> Non
 
 
 def gain(policy: AcquisitionPolicy) -> float:
-    return float(policy._assess(()).gain.max())
+    return float(policy._fit().alone.gain.max())
 
 
 def step(
@@ -269,7 +305,7 @@ def test_a_forecast_that_learns_is_not_judged_by_what_it_has_learnt_from(seed: i
         step(policy, history, as_fast_as_it_is)
     # The same forecast, as if it had been right of every trial from the beginning.
     credulous = policy_of(SPACE, history, forecast=learning.after(history.records))
-    assert np.median(policy._assess(()).log_sd / credulous._assess(()).log_sd) > 1.1
+    assert np.median(policy._fit().alone.log_sd / credulous._fit().alone.log_sd) > 1.1
 
 
 def test_while_much_is_expected_the_search_goes_on() -> None:
@@ -340,7 +376,7 @@ def test_ties_are_measured_last_and_at_most_three_of_them(
     policy = policy_of(space, history, forecast=exact)
     cells, ties = PointFeatures.of(space).cells, list[int]()
     while policy.status().stop_reason is None:
-        settled = policy._converged(policy._assess(()))
+        settled = policy._converged(policy._fit().alone)
         position = policy.propose()
         assert position is not None
         row = configs.index(space.config(position))
@@ -363,11 +399,11 @@ def test_a_large_space_is_searched_among_its_likeliest_points_and_some_others(
     monkeypatch.setattr(guide_module, "_CHEAPEST", 10)
     monkeypatch.setattr(guide_module, "_RANDOM", 5)
     own = forecast()
-    assessed = guided({}, own)._assess(())
+    assessed = guided({}, own)._fit().alone
     assert len(assessed.rows) == 15
     likeliest = set(np.argsort(-own.capacity, kind="stable")[:10].tolist())
     assert likeliest <= set(assessed.rows.tolist())
-    other_seed = policy_of(SPACE, History({}), forecast=own, seed=1)._assess(())
+    other_seed = policy_of(SPACE, History({}), forecast=own, seed=1)._fit().alone
     assert set(assessed.rows.tolist()) != set(other_seed.rows.tolist())
 
 

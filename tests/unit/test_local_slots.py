@@ -186,10 +186,10 @@ def test_a_defect_in_a_worker_is_told_as_a_loss(pool: Pool) -> None:
     assert pool.end().lost == "its process ended with exit code 1: ZeroDivisionError: a defect"
 
 
-def test_what_shows_how_fast_the_machine_is_runs_alone(pool: Pool) -> None:
+def test_a_task_that_is_to_run_alone_waits_for_the_others(pool: Pool) -> None:
     pool.orders.give("slot-0", "hold")
     trial = pool.submit(0)
-    rerun = Task(0, 1, CONFIGS[0], "saturate")
+    rerun = Task(0, 1, CONFIGS[0], "saturate", alone=True)
     pool.slots.submit(rerun)
     assert pool.slots.idle == 0
     assert pool.slots.next_end(0.1) is None
@@ -204,14 +204,14 @@ def test_what_shows_how_fast_the_machine_is_runs_alone(pool: Pool) -> None:
 def test_runs_that_show_how_fast_the_machine_is_take_the_workers_in_turn(pool: Pool) -> None:
     ran_on = []
     for _ in range(3):
-        pool.slots.submit(Task(0, 1, CONFIGS[0], "saturate"))
+        pool.slots.submit(Task(0, 1, CONFIGS[0], "saturate", alone=True))
         ran_on.append(pool.end().worker)
     assert ran_on == ["slot-0", "slot-1", "slot-0"]
 
 
 def test_a_lost_run_of_the_baseline_makes_room_again(pool: Pool) -> None:
     pool.orders.give("slot-0", "kill")
-    pool.slots.submit(Task(0, 1, CONFIGS[0], "saturate"))
+    pool.slots.submit(Task(0, 1, CONFIGS[0], "saturate", alone=True))
     assert pool.end().evaluation is None
     assert pool.slots.idle == 2
 

@@ -17,6 +17,7 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import Measurement
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.calibration import calibration_points
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import SearchedSpace
@@ -73,7 +74,7 @@ def study(
 
 def calibrate(directory: StudyDirectory) -> None:
     evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
-    phase = CalibratePhase(evaluator, directory, SETTING, lambda _: None)
+    phase = CalibratePhase(InlinePool(evaluator, SETTING.slot), directory, SETTING, lambda _: None)
     phase.run([SPACE.config(point) for point in calibration_points(SPACE)])
 
 

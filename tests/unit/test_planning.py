@@ -18,6 +18,7 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Price
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.calibration import calibration_points
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import SearchedSpace
@@ -65,7 +66,8 @@ def searched(
     begin_study(directory, SearchedSpace(name, SPACE, workload, price, DEMAND), machine)
     evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
     points = [SPACE.config(point) for point in calibration_points(SPACE)]
-    CalibratePhase(evaluator, directory, SETTING, lambda _: None).run(points)
+    pool = InlinePool(evaluator, SETTING.slot)
+    CalibratePhase(pool, directory, SETTING, lambda _: None).run(points)
     config = points[which]
     directory.trials.write(measured_record(0, config, ok(capacity_of(config)), SETTING))
     return config

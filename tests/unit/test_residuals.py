@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
+from optimizer.search.surrogate.pending_residuals import PendingResiduals
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.residuals import (
     _DISTANCE_WEIGHT,
@@ -113,10 +114,24 @@ def test_a_point_that_is_believed_is_known_and_expected_as_before() -> None:
     model = fitted(rows, 0.1 * np.ones(10))
     new = np.setdiff1d(ALL, rows)[:2]
     mean, sd = model.predict(ALL)
-    again, less = model.with_pending(new).predict(ALL)
+    pending = PendingResiduals(model, ALL)
+    assert pending.mixture().moments[1] == pytest.approx(sd)
+    pending.add(new)
+    again, less = pending.mixture().moments
     assert again == pytest.approx(mean, abs=1e-6)
     assert (less[new] < sd[new] / 2).all()
     assert (less <= sd + 1e-9).all()
+
+
+def test_points_that_run_take_as_much_uncertainty_away_as_if_they_had_been_measured() -> None:
+    rows, new = some_rows(20)[:10], some_rows(20)[10:]
+    model = fitted(rows, 0.1 * np.random.default_rng(6).standard_normal(10))
+    pending = PendingResiduals(model, ALL)
+    for n in range(0, 10, 5):
+        pending.add(new[n : n + 5])
+    observed = Observations(np.concatenate([rows, new]), np.zeros(20))
+    for sd, fit in zip(pending.mixture().sds, model.given(observed).predictions(ALL), strict=True):
+        assert sd == pytest.approx(np.sqrt(fit.variance), rel=1e-6)
 
 
 def test_draws_have_the_mean_and_deviation_that_are_predicted() -> None:

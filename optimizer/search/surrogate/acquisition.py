@@ -1,7 +1,7 @@
 """The guided sampler's choice of the next point, and its rule for ending the search.
 
 The point with the largest expected improvement per expected second is measured next, see
-`expected_improvement`. The search ends when no point is expected to save `WORTHWHILE` of the
+`assessment`. The search ends when no point is expected to save `WORTHWHILE` of the
 incumbent's cost. Points that the model cannot distinguish from the incumbent are measured before
 that, so that the confirm phase decides between them.
 """
@@ -10,25 +10,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.surrogate.assessment import WORTHWHILE, Assessment, Candidates
 from optimizer.search.surrogate.expected_improvement import Effort
 from optimizer.search.surrogate.idle_models import OpenRows
+from optimizer.search.surrogate.pending_residuals import PendingResiduals
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.posterior import (
     LogForecast,
     Posterior,
     TrialAtRow,
     cost_differences,
+    informative_trials,
 )
 from optimizer.search.surrogate.residuals import Observations, Rows
 from optimizer.simulator.forecast import Forecast
@@ -38,21 +42,16 @@ from optimizer.study.search_status import ExpectedCost, SearchStatus
 
 Array = NDArray[np.float64]
 
-WORTHWHILE = 0.01
-"""Share of the incumbent's cost that a trial must be expected to save."""
+_RUNNING_PER_RESULT = 4
+"""A fit serves for one result, or for one of this many trials that run."""
 
 _LEAST_TRIALS = 10
 """Trials that must follow the incumbent's before the search may end: the first few that happen to
 fit make the forecast look better than it is."""
 
-_OPTIMISM = 2.0
-"""Standard deviations below the mean, for the lowest plausible cost."""
-
 _MOST_TIES = 3
 _TIE_SHARE = 0.02
 """Up to `_MOST_TIES` points of the incumbent's cell with a cost within this share are measured."""
-
-_NORMAL_95 = 1.96
 
 _CHEAPEST, _RANDOM = 3000, 1000
 """Points that are considered of a larger space: the cheapest by the forecast, and random others."""
@@ -94,82 +93,29 @@ def no_forecast(space: SearchSpace) -> FixedForecast:
     return FixedForecast(Forecast(same, same, floor_log_excess=-same, log_sd=same))
 
 
-@dataclass(frozen=True)
-class Assessment:
-    """The posterior of the points that are neither measured nor ruled out.
-
-    Attributes:
-        rows: of these points; every array has one element for each.
-        log_mean, log_sd: of the logarithm of the cost.
-        feasible: probability that the limits are met.
-        log_best: logarithm of the incumbent's cost, None while there is none.
-        gain: expected share of the incumbent's cost that is saved; 0 while there is none.
-        seconds: expected duration of the trial.
-    """
-
-    posterior: Posterior
-    rows: Rows
-    log_mean: Array
-    log_sd: Array
-    feasible: Array
-    log_best: float | None
-    gain: Array
-    seconds: Array
-
-    @property
-    def optimistic(self) -> Array:
-        """Logarithm of the lowest plausible cost of each point."""
-        return self.log_mean - _OPTIMISM * self.log_sd
-
-    @property
-    def best(self) -> int:
-        """Index of the point to measure next."""
-        if self.log_best is None:
-            cheapness = np.exp(self.log_mean.min() - self.log_mean)
-            return int(np.argmax(self.feasible * cheapness))
-        if self.gain.max() < WORTHWHILE:
-            # The last trials test the model: they measure where it may be wrong.
-            return int(np.argmin(np.where(self.feasible > 0.5, self.optimistic, np.inf)))
-        return int(np.argmax(self.gain / self.seconds))
-
-    @property
-    def why_best(self) -> str:
-        """Reason for measuring that point next."""
-        if self.log_best is None:
-            return "the cheapest configuration that is likely to meet the limits"
-        if self.gain.max() < WORTHWHILE:
-            return (
-                f"no point is expected to save {WORTHWHILE:.0%}; this has the lowest plausible cost"
-            )
-        return "the largest expected saving per second"
-
-    def expectation(self, at: int, why: str) -> ExpectedCost:
-        """Return the expected cost of one of the points."""
-        mean, half = float(self.log_mean[at]), _NORMAL_95 * float(self.log_sd[at])
-        return ExpectedCost(
-            why,
-            usd_per_million=math.exp(mean),
-            low=math.exp(mean - half),
-            high=math.exp(mean + half),
-            feasible=float(self.feasible[at]),
-            saving=float(self.gain[at]) if self.log_best is not None else None,
-            seconds=float(self.seconds[at]),
-        )
-
-
 @dataclass
 class _FittedForecast:
-    """What follows from the records alone, and the assessments with trials that are running.
+    """What follows from the records up to some number of them.
 
     Attributes:
         records: their number.
+        out_of_memory: number of all records that rule larger configurations out.
+        effort: of a trial.
+        log_best: logarithm of the incumbent's cost, None while there is none.
+        rows: that may be proposed.
+        alone: what is expected of these, whatever runs.
+        candidates: the same points, and what has run since the fit.
     """
 
     forecast: Forecast
     records: int
-    expected: LogForecast
+    out_of_memory: int
     posterior: Posterior
-    assessments: dict[tuple[Position, ...], Assessment] = field(default_factory=dict)
+    effort: Effort
+    log_best: float | None
+    rows: Rows
+    candidates: Candidates
+    alone: Assessment
     status: SearchStatus | None = None
 
 
@@ -199,9 +145,12 @@ class AcquisitionPolicy:
         self._context = context
         self._protocol = protocol
         self.seed = seed
-        self._learnt = 0
-        self._trials: list[TrialAtRow] = []
+        self._trials: Sequence[TrialAtRow] = ()  # of the last fit, in the space
+        self._told: list[TrialAtRow] = []  # of all fits
         self._errors: list[Observations] = []
+        self._learnt = 0
+        self._rows: list[int | None] = []
+        self._running: list[int] = []
         self._last_fit: _FittedForecast | None = None
         self._proposed: tuple[Position, ExpectedCost] | None = None
 
@@ -212,7 +161,8 @@ class AcquisitionPolicy:
             running: points that are being measured; they count as if they gave the expected
                 result.
         """
-        assessment = self._assess(running)
+        self._running = [self.space.row_of[position] for position in running]
+        assessment = self._assess()
         if len(assessment.rows) == 0:
             return None
         at, why = assessment.best, assessment.why_best
@@ -238,7 +188,7 @@ class AcquisitionPolicy:
         return fit.status
 
     def _new_status(self) -> SearchStatus:
-        assessment = self._assess(())
+        assessment = self._fit().alone
         if assessment.log_best is None or len(assessment.rows) == 0:
             return SearchStatus()
         regret_bound = self._regret_bound(assessment, assessment.log_best)
@@ -256,38 +206,91 @@ class AcquisitionPolicy:
             return False
         return len(latest) == _LEAST_TRIALS and incumbent not in latest
 
-    def _assess(self, running: Sequence[Position]) -> Assessment:
+    def _assess(self) -> Assessment:
         """Return the assessment of the points that are neither measured nor running."""
-        fit, key = self._fit(), tuple(running)
-        if key not in fit.assessments:
-            # That without running trials gives the status; of the others, the last one is enough.
-            alone = {at: own for at, own in fit.assessments.items() if not at}
-            fit.assessments = {**alone, key: self._new_assessment(fit, running)}
-        return fit.assessments[key]
+        fit = self._fit()
+        later = (row for row in self._told_rows[fit.records :] if row is not None)
+        rows = [*self._running, *later]
+        if not fit.candidates.may_run(rows):
+            fit.candidates = self._candidates(
+                fit.posterior, fit.effort, fit.log_best, fit.rows, rows
+            )
+        fit.candidates.add_running(rows)
+        return fit.candidates.assessment
 
     def _fit(self) -> _FittedForecast:
-        """Return the models fitted to the records so far."""
-        self._learn()
-        records = self._history.records
+        """Return the models fitted to the records so far.
+
+        Where many trials run, a fit serves for several results: those of the others count as
+        expected until the next one, as those do that are still running.
+        """
+        told = len(self._history.records)
+        # A power of two, so that a worker more or less does not have it fitted again.
+        step = 1 << max(0, (len(self._running) // _RUNNING_PER_RESULT).bit_length() - 1)
+        records = self._history.records[: told - told % step]
+        self._learn(records)
         forecast, last = self._forecast.after(records), self._last_fit
-        if last is None or last.forecast is not forecast or last.records != len(records):
-            expected = LogForecast.of(forecast, self._context)
-            errors = Observations.joined(self._errors)
-            posterior = Posterior.fitted(self._trials, expected, self._features, errors)
-            last = self._last_fit = _FittedForecast(forecast, len(records), expected, posterior)
+        now = len(records), len(self._history.out_of_memory)
+        if (
+            last is None
+            or last.forecast is not forecast
+            or (last.records, last.out_of_memory) != now
+        ):
+            last = self._last_fit = self._new_fit(forecast, len(records))
         return last
 
-    def _learn(self) -> None:
-        """Take the records since the last call into account."""
-        records = self._history.records
-        for record in records[self._learnt :]:
-            position = self.space.position_of(record.config)
-            if position is not None:
-                row, told = self.space.row_of[position], record.told_at_proposal
-                before = records[: self._learnt if told is None else told]
-                self._trials.append((row, record))
+    def _new_fit(self, forecast: Forecast, records: int) -> _FittedForecast:
+        expected = LogForecast.of(forecast, self._context)
+        count = sum(row is not None for row in self._told_rows[:records])
+        self._trials, errors = self._told[:count], Observations.joined(self._errors[:count])
+        posterior = Posterior.fitted(self._trials, expected, self._features, errors)
+        effort = Effort.learnt(self._protocol, [record for _, record in self._trials])
+        rows, log_best = self._available(expected, records), self._log_best(posterior)
+        candidates = self._candidates(posterior, effort, log_best, rows, self._running)
+        return _FittedForecast(
+            forecast,
+            records,
+            len(self._history.out_of_memory),
+            posterior,
+            effort,
+            log_best,
+            rows,
+            candidates,
+            alone=candidates.assessment,
+        )
+
+    def _candidates(
+        self,
+        posterior: Posterior,
+        effort: Effort,
+        log_best: float | None,
+        rows: Rows,
+        running: Sequence[int],
+    ) -> Candidates:
+        """Return the candidates among `rows`; points that run may be others too."""
+        everything = np.union1d(rows, np.array(running, dtype=np.int64))
+        residuals = PendingResiduals(posterior.cost, everything)
+        seconds = self._seconds(posterior, effort, everything, *residuals.mixture().moments)
+        available = np.isin(everything, rows)
+        return Candidates(posterior, everything, available, residuals, seconds, log_best)
+
+    def _learn(self, records: Sequence[TrialRecord]) -> None:
+        """Take the records since the last fit into account."""
+        for n, record in enumerate(records[self._learnt :], self._learnt):
+            row, told = self._told_rows[n], record.told_at_proposal
+            if row is not None:
+                before = records[: n if told is None else told]
+                self._told.append((row, record))
                 self._errors.append(self._prediction_error(row, record, before))
-            self._learnt += 1
+        self._learnt = max(self._learnt, len(records))
+
+    @property
+    def _told_rows(self) -> Sequence[int | None]:
+        """The row of each record; None where its configuration is not in the space."""
+        for record in self._history.records[len(self._rows) :]:
+            position = self.space.position_of(record.config)
+            self._rows.append(None if position is None else self.space.row_of[position])
+        return self._rows
 
     def _prediction_error(
         self, row: int, record: TrialRecord, before: Sequence[TrialRecord]
@@ -297,67 +300,53 @@ class AcquisitionPolicy:
         error = cost_differences([(0, record)], expected)
         return replace(error, rows=error.rows + row)
 
-    def _new_assessment(self, fit: _FittedForecast, running: Sequence[Position]) -> Assessment:
-        pending = np.array([self.space.row_of[position] for position in running], dtype=np.int64)
-        expected, trials = fit.expected, self._trials
-        posterior = fit.posterior.with_pending(pending)
-        rows = self._available(expected, {row for row, _ in trials} | set(pending.tolist()))
-        log_mean, log_sd = posterior.log_cost(rows)
-        log_best = self._log_best(posterior, trials, pending)
-        gain = np.zeros(len(rows))
-        if log_best is not None:
-            gain = posterior.gain(rows, log_best)
-        seconds = self._seconds(posterior, rows, trials)
-        feasible = posterior.feasible(rows)
-        return Assessment(posterior, rows, log_mean, log_sd, feasible, log_best, gain, seconds)
-
     @cached_property
     def _features(self) -> PointFeatures:
         return PointFeatures.of(self.space)
 
-    def _available(self, expected: LogForecast, excluded: set[int]) -> Rows:
-        """Return the rows that may be proposed."""
-        rows = self._candidates(expected)
-        available = [row for row in rows.tolist() if row not in excluded]
+    def _available(self, expected: LogForecast, records: int) -> Rows:
+        """Return the rows that may be proposed after a number of records."""
+        rows = self._considered(expected, records)
+        measured = np.array([row for row, _ in self._trials], dtype=np.int64)
+        rows = rows[~np.isin(rows, measured)]
         if self._history.out_of_memory:
-            configs = ((row, self.space.config(self.space.at(row))) for row in available)
-            available = [row for row, config in configs if self._history.decided(config) is None]
-        rows = np.array(available, dtype=np.int64)
+            configs = (self.space.config(self.space.at(row)) for row in rows.tolist())
+            undecided = [self._history.decided(config) is None for config in configs]
+            rows = rows[np.array(undecided, dtype=bool)]
         if self._opened is not None and (opened := self._opened.rows[rows]).any():
             rows = rows[opened]
         return rows
 
-    def _candidates(self, expected: LogForecast) -> Rows:
+    def _considered(self, expected: LogForecast, records: int) -> Rows:
         count = len(self.space)
         if count <= _CHEAPEST + _RANDOM:
             return np.arange(count)
         order = np.argsort(expected.log_cost, kind="stable")
-        rng = np.random.default_rng((self.seed, len(self._history.records)))
+        rng = np.random.default_rng((self.seed, records))
         others = rng.choice(order[_CHEAPEST:], _RANDOM, replace=False)
         return np.sort(np.concatenate([order[:_CHEAPEST], others]))
 
-    def _log_best(
-        self, posterior: Posterior, trials: Sequence[TrialAtRow], pending: Rows
-    ) -> float | None:
-        """Return the lowest posterior mean of the points that met the limits, or are likely to."""
-        met = np.array([row for row, record in trials if record.outcome == "ok"], dtype=np.int64)
-        if len(met) == 0:
+    def _log_best(self, posterior: Posterior) -> float | None:
+        """Return the lowest posterior mean of the points that met the limits."""
+        met = [row for row, record in informative_trials(self._trials) if record.outcome == "ok"]
+        if not met:
             return None
-        likely = pending[posterior.feasible(pending) > 0.5] if len(pending) else pending
-        mean, _ = posterior.log_cost(np.concatenate([met, likely]))
+        mean, _ = posterior.log_cost(np.array(met, dtype=np.int64))
         return float(mean.min())
 
-    def _seconds(self, posterior: Posterior, rows: Rows, trials: Sequence[TrialAtRow]) -> Array:
-        effort = Effort.learnt(self._protocol, [record for _, record in trials])
+    def _seconds(
+        self, posterior: Posterior, effort: Effort, rows: Rows, residual: Array, sd: Array
+    ) -> Array:
+        """Return the expected seconds of the trials of some rows, by their residuals."""
         bound = prune_load_factor(self._history.incumbent, self._context.demand)
-        bounded = np.zeros(len(rows))
+        log_saturation = posterior.expected.log_saturation[rows] - residual
+        bounded, restarts = np.zeros(len(rows)), np.zeros(len(rows))
         if bound is not None:
-            bounded = posterior.saturates_below(rows, bound)
-        restarts = np.zeros(len(rows))
-        if trials:
+            bounded = np.asarray(special.ndtr((math.log(bound) - log_saturation) / sd))
+        if self._trials:
             servers = self._features.servers
-            restarts = (servers[rows] != servers[trials[-1][0]]).astype(np.float64)
-        per_second = posterior.saturation(rows) * self._context.demand.requests_per_second
+            restarts = (servers[rows] != servers[self._trials[-1][0]]).astype(np.float64)
+        per_second = np.exp(log_saturation) * self._context.demand.requests_per_second
         return effort.seconds(per_second, bounded, restarts)
 
     def _ties(self, assessment: Assessment) -> list[int]:

@@ -18,6 +18,9 @@ Array = NDArray[np.float64]
 _SERVING_SECONDS = 5.0
 """Seconds for starting a server and loading a model, before any trial has shown them."""
 
+_LATEST = 100
+"""Trials whose durations are looked at, the latest."""
+
 _RESTART_SECONDS = 3.0
 """Extra seconds where the server's own options change."""
 
@@ -52,7 +55,8 @@ class Effort:
     def learnt(cls, protocol: CapacityProtocol, records: Sequence[TrialRecord]) -> Effort:
         """Return durations by a study's trials so far, and by the protocol where there are none."""
         plain = cls(protocol)
-        measured = [r for r in records if r.measurement is not None and r.seconds.measuring > 0]
+        latest = records[-_LATEST:]
+        measured = [r for r in latest if r.measurement is not None and r.seconds.measuring > 0]
         whole = [r.seconds.measuring / plain.whole_of(r) for r in measured if not _bounded(r)]
         bounded = [r.seconds.measuring / plain.saturation_seconds for r in measured if _bounded(r)]
         serving = [record.seconds.serving for record in measured]

@@ -23,6 +23,10 @@ from optimizer.simulator.service_prior import ServicePrior
 from optimizer.simulator.service_variation import fit_variation, light_load
 from optimizer.workload.streams import Workload
 
+_MOST_TRIALS = 100
+"""Trials that service times are learnt from, the first: later ones change them little, and the time
+that they take grows with the cube of their number."""
+
 _ROUNDS = 2
 """Rounds in which service times and what executes at the same time settle."""
 
@@ -154,13 +158,11 @@ class LearntForecast:
         self._calibration = calibration
         self._workload = workload
         self._prior = prior
-        self._known: tuple[int, Forecast] | None = None
+        self._last: tuple[int, ServiceModel] | None = None
 
     def after(self, trials: Sequence[TrialRecord]) -> Forecast:
         """Return the forecast of every point after these trials."""
-        if self._known is None or self._known[0] != len(trials):
-            self._known = len(trials), self._forecaster.forecast(self._service(trials))
-        return self._known[1]
+        return self._forecaster.forecast(self._service(trials))
 
     def of_point(self, trials: Sequence[TrialRecord], row: int) -> Forecast:
         """Return the forecast of one row after these trials."""
@@ -171,6 +173,13 @@ class LearntForecast:
         return open_rows(space, self._forecaster, self._calibrated)
 
     def _service(self, trials: Sequence[TrialRecord]) -> ServiceModel:
+        """Return service times after these trials; the same object for as many as last time."""
+        trials = trials[:_MOST_TRIALS]
+        if self._last is None or self._last[0] != len(trials):
+            self._last = len(trials), self._new_service(trials)
+        return self._last[1]
+
+    def _new_service(self, trials: Sequence[TrialRecord]) -> ServiceModel:
         base = self._calibrated
         for record in trials:
             if record.number not in self._shown:

@@ -14,7 +14,6 @@ from scipy import special
 from optimizer.measurement.cost import usd_per_million
 from optimizer.measurement.level import FLOOR_SHARE
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.surrogate.expected_improvement import improvement
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.residuals import (
     Observations,
@@ -36,6 +35,9 @@ OVERSHOOT_SCALES = replace(
     Scales(), smooth=Scale(0.15, 0.7), rough=Scale(0.15, 0.5), noise=Scale(0.05, 0.3)
 )
 """Latency at the floor load is forecast less well than capacity: few requests, small batches."""
+
+_MOST_TRIALS = 400
+"""Trials that the models are conditioned on: half of them the cheapest, half evenly spread."""
 
 TrialAtRow = tuple[int, TrialRecord]
 """The row of a point and the trial that measured it."""
@@ -108,6 +110,7 @@ class Posterior:
                 them. They alone show the error of `expected`, which was calibrated with the trials.
                 None where it was not.
         """
+        success, trials = _success_shares(trials, features), informative_trials(trials)
         differences = cost_differences(trials, expected)
         cost_model = ResidualModel.fitted(
             Terms(features, _centred(expected.log_cost), expected.log_sd),
@@ -123,25 +126,13 @@ class Posterior:
             expected,
             cost_model.given(differences),
             ResidualModel.fitted(overshoot_terms, missed, OVERSHOOT_SCALES).given(overshoot),
-            _success_shares(trials, features),
+            success,
         )
-
-    def with_pending(self, rows: Rows) -> Posterior:
-        """Return the posterior as if these running points had given the expected result."""
-        return replace(self, cost=self.cost.with_pending(rows)) if len(rows) else self
 
     def log_cost(self, rows: Rows) -> tuple[Array, Array]:
         """Return mean and standard deviation of the log cost at capacity."""
         mean, sd = self.cost.predict(rows)
         return self.expected.log_cost[rows] + mean, sd
-
-    def gain(self, rows: Rows, log_best: float) -> Array:
-        """Return the expected share of the best cost that each point saves within the limits."""
-        expected = self.expected.log_cost[rows]
-        saved = self.cost.expectation(
-            rows, lambda mean, sd: improvement(expected + mean, sd, log_best)
-        )
-        return saved * self.feasible(rows)
 
     def log_cost_draws(self, rows: Rows, count: int, rng: np.random.Generator) -> Array:
         """Return joint draws of the log cost at capacity, [count, rows]."""
@@ -151,22 +142,22 @@ class Posterior:
     def feasible(self, rows: Rows) -> Array:
         """Return the probability that each point can be served and meets the limits."""
         expected, noise = self.expected.log_overshoot[rows], self.overshoot.noise
-        met = self.overshoot.expectation(
-            rows, lambda mean, sd: special.ndtr(-(expected + mean) / np.hypot(sd, noise))
+        met = self.overshoot.mixture(rows).expectation(
+            lambda mean, sd: special.ndtr(-(expected + mean) / np.hypot(sd, noise))
         )
         return met * self.success[rows]
 
-    def saturates_below(self, rows: Rows, load_factor: float) -> Array:
-        """Return the probability that each point's saturation is below a load factor."""
-        mean, sd = self.cost.predict(rows)
-        log_saturation = self.expected.log_saturation[rows] - mean
-        standardised = (math.log(load_factor) - log_saturation) / sd
-        return np.asarray(special.ndtr(standardised))
 
-    def saturation(self, rows: Rows) -> Array:
-        """Return the median of the load factor at saturation."""
-        mean, _ = self.cost.predict(rows)
-        return cast(Array, np.exp(self.expected.log_saturation[rows] - mean))
+def informative_trials(trials: Sequence[TrialAtRow]) -> Sequence[TrialAtRow]:
+    """Return at most `_MOST_TRIALS`, in their order, so that a long search costs no more."""
+    if len(trials) <= _MOST_TRIALS:
+        return trials
+    costs = [math.inf if r.told_value is None else r.told_value for _, r in trials]
+    order = np.argsort(costs, kind="stable")
+    half = _MOST_TRIALS // 2
+    others = np.sort(order[half:])
+    spread = others[np.linspace(0, len(others) - 1, half).round().astype(np.int64)]
+    return [trials[n] for n in np.sort(np.concatenate([order[:half], spread])).tolist()]
 
 
 def _centred(values: Array) -> Array:
@@ -212,10 +203,8 @@ def _observations(rows: Sequence[int], differences: Sequence[float]) -> Observat
 
 def _success_shares(trials: Sequence[TrialAtRow], features: PointFeatures) -> Array:
     """Return the share of trials with the same artefact and layout that succeeded, plus one."""
-    succeeded, failed = np.ones(len(features.artifacts)), np.zeros(len(features.artifacts))
-    for row, record in trials:
-        similar = (features.artifacts == features.artifacts[row]) & (
-            features.layouts == features.layouts[row]
-        )
-        (failed if record.outcome == "failed" else succeeded)[similar] += 1
-    return cast(Array, succeeded / (succeeded + failed))
+    similar = features.artifacts * (features.layouts.max() + 1) + features.layouts
+    failed = [row for row, record in trials if record.outcome == "failed"]
+    tried = np.bincount(similar[[row for row, _ in trials]], minlength=similar.max() + 1)
+    lost = np.bincount(similar[failed], minlength=similar.max() + 1)
+    return cast(Array, ((1 + tried - lost) / (1 + tried))[similar])

@@ -114,7 +114,7 @@ class Terms:
         features = self.features
         artifact, layout = _equal(features.artifacts, one, two), _equal(features.layouts, one, two)
         batch = _distance(features.log2_batch[one], features.log2_batch[two])
-        covariances = [
+        covariances = (
             np.ones((len(one), len(two))),
             np.outer(self.expected[one], self.expected[two]),
             artifact,
@@ -123,14 +123,14 @@ class Terms:
             artifact * np.exp(-batch / (2 * _BATCH_LENGTH_SCALE**2)),
             _equal(features.cells, one, two),
             _equal(np.arange(len(self.expected)), one, two),
-        ]
-        differences = (x[one][:, None] - x[two][None, :] for x in features.coordinates.T)
-        distances = [
-            np.where(difference != 0, 1.0, 0.0) if categorical else np.square(difference)
-            for difference, categorical in zip(differences, features.categorical, strict=True)
-        ]
-        shape = (len(distances), len(one), len(two))
-        return Pairs(np.array(covariances), np.array(distances).reshape(shape))
+        )
+        distances = np.empty((len(features.categorical), len(one), len(two)))
+        for own, x, categorical in zip(
+            distances, features.coordinates.T, features.categorical, strict=True
+        ):
+            np.subtract(x[one][:, None], x[two][None, :], out=own)
+            np.copyto(own, own != 0) if categorical else np.square(own, out=own)
+        return Pairs(np.stack(covariances), distances)
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,41 @@ class Observations:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """Mean and variance of some points' residuals by one fit, without noise, [points].
+
+    Attributes:
+        explained: its squares sum up to the variance that the observations took away,
+            [observations, points].
+    """
+
+    mean: Array
+    variance: Array
+    explained: Array
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Means and standard deviations of the same points by several fits, with their weights."""
+
+    weights: Sequence[float]
+    means: Sequence[Array]
+    sds: Sequence[Array]
+
+    @property
+    def moments(self) -> tuple[Array, Array]:
+        """Mean and standard deviation of all fits together."""
+        mean = self.expectation(lambda mean, _: mean)
+        squares = self.expectation(lambda mean, sd: mean**2 + sd**2)
+        return mean, np.sqrt(np.maximum(squares - mean**2, 1e-12))
+
+    def expectation(self, of: Callable[[Array, Array], Array]) -> Array:
+        """Return the expectation of a function of mean and standard deviation, [points]."""
+        fits = zip(self.weights, self.means, self.sds, strict=True)
+        return cast(Array, sum(weight * of(mean, sd) for weight, mean, sd in fits))
+
+
+@dataclass(frozen=True)
 class ResidualModel:
     """The posterior of every point's residual.
 
@@ -213,16 +248,6 @@ class ResidualModel:
         fits = tuple(fit.given(self.terms, observations) for fit in self.fits)
         return replace(self, observations=observations, fits=fits)
 
-    def with_pending(self, rows: Rows) -> ResidualModel:
-        """Return the model as if these points had been measured with the expected result."""
-        mean, _ = self.predict(rows)
-        observed = self.observations
-        return self.given(
-            Observations(
-                np.concatenate([observed.rows, rows]), np.concatenate([observed.differences, mean])
-            )
-        )
-
     @property
     def noise(self) -> float:
         """Standard deviation of one measurement."""
@@ -230,20 +255,16 @@ class ResidualModel:
 
     def predict(self, rows: Rows) -> tuple[Array, Array]:
         """Return mean and standard deviation of the points' residuals, without noise."""
-        means, squares = np.zeros(len(rows)), np.zeros(len(rows))
-        for weight, (mean, sd) in zip(self.weights, self._predictions(rows), strict=True):
-            means += weight * mean
-            squares += weight * (mean**2 + sd**2)
-        return means, np.sqrt(np.maximum(squares - means**2, 1e-12))
+        return self.mixture(rows).moments
 
-    def expectation(self, rows: Rows, of: Callable[[Array, Array], Array]) -> Array:
-        """Return the expectation of a function of mean and standard deviation, [rows]."""
-        result = np.zeros(len(rows))
-        for weight, (mean, sd) in zip(self.weights, self._predictions(rows), strict=True):
-            result += weight * of(mean, sd)
-        return result
+    def mixture(self, rows: Rows) -> Mixture:
+        """Return the predictions of the points by all fits."""
+        predictions = self.predictions(rows)
+        sds = [np.sqrt(np.maximum(each.variance, 1e-12)) for each in predictions]
+        return Mixture(self.weights, [each.mean for each in predictions], sds)
 
-    def _predictions(self, rows: Rows) -> list[tuple[Array, Array]]:
+    def predictions(self, rows: Rows) -> list[Prediction]:
+        """Return the prediction of the points by each fit."""
         across = self.terms.between(rows, self.observations.rows)
         expected, log_sd = self.terms.expected[rows], self.terms.log_sd[rows]
         return [fit.predict(across, expected, log_sd) for fit in self.fits]
@@ -309,17 +330,16 @@ class _Fit:
         ordinary, _ = _matern(np.tensordot(self.distance_weights, pairs.distances, 1))
         return cast(Array, result + self.variances[-2] * ordinary)
 
-    def predict(self, across: Pairs, expected: Array, log_sd: Array) -> tuple[Array, Array]:
-        """Return mean and standard deviation, from the covariance with the observations."""
+    def predict(self, across: Pairs, expected: Array, log_sd: Array) -> Prediction:
+        """Return the prediction, from the covariance with the observations."""
         factors = np.ones((len(expected), len(self.variances) - 1))
         factors[:, 1], factors[:, 4] = expected**2, log_sd**2
         variance = factors @ self.variances[:-1]
         if len(self.alpha) == 0:
-            return np.zeros(len(expected)), np.sqrt(variance)
+            return Prediction(np.zeros(len(expected)), variance, np.zeros((0, len(expected))))
         shared = self.covariance(across)
         explained = linalg.solve_triangular(self.root, shared.T, lower=True)
-        remaining = variance - (explained**2).sum(axis=0)
-        return shared @ self.alpha, np.sqrt(np.maximum(remaining, 1e-12))
+        return Prediction(shared @ self.alpha, variance - (explained**2).sum(axis=0), explained)
 
     def draws(self, across: Pairs, within: Pairs, count: int, rng: np.random.Generator) -> Array:
         """Return joint draws, [count, points]."""
