@@ -87,6 +87,7 @@ def run(
     max_disturbance_percent: float | None = None,
     cluster: str | None = None,
     worker_resources: Mapping[str, float] | None = None,
+    wait_for_quiet_seconds: float | None = None,
     results: str | Path = _RESULTS,
     cache: str | Path | None = None,
     watch: Watcher | None = None,
@@ -117,6 +118,8 @@ def run(
             it, the run goes on with one at a time. None only warns.
         cluster: head of a Ray cluster on whose nodes trials run, HOST:PORT or "auto".
         worker_resources: custom resources of Ray that each worker requires.
+        wait_for_quiet_seconds: how long to wait at the start for other processes that keep the
+            machine busy; None does not wait.
         results: folder of the studies.
         cache: folder of the artefact cache, or the URL of a shared one; None is this user's.
         watch: is called with every event.
@@ -141,6 +144,7 @@ def run(
         slots=slots,
         max_disturbance_percent=max_disturbance_percent,
         cluster=cluster_choice(cluster, (worker_resources or {}).items()),
+        wait_for_quiet_seconds=wait_for_quiet_seconds,
         results=Path(results),
         cache=cache,
     )

@@ -29,6 +29,7 @@ WITHOUT_LOAD = {
     "test_doctor.py",
     "test_evaluator.py",
     "test_export.py",
+    "test_faults.py",
     "test_gate.py",
     "test_guided.py",
     "test_init_from.py",

@@ -3,10 +3,11 @@
     ROOT/DIGEST/manifest.json       key, sha256 of every file, seconds that the build took, facts
                                     that it reported; its modification time is that of last use
     ROOT/DIGEST/files/...           what was built
-    ROOT/.building-HOST-PID-RANDOM  a build in progress, or the remains of one that was killed
+    ROOT/.building-OWNER            a build in progress, or the remains of one that was killed
     ROOT/timings/NAME.cache         TensorRT's timing cache of a GPU model
 
-An entry appears by one rename, after all of it has been flushed to disk: it is whole or absent.
+An entry appears by one rename, after all of it has been flushed to disk: it is whole or absent. One
+whose manifest is damaged, or which lacks a file, is built anew.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import stat
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +27,9 @@ from pathlib import Path
 
 from optimizer.artifacts.shared_cache import SharedCache
 from optimizer.errors import RequirementError, UsageError, storage_errors
+from optimizer.files.owned_names import owned_name, remove_abandoned
+
+_BUILDING = ".building"
 
 Key = Mapping[str, object]
 """Everything that decides the content of an entry, as JSON values."""
@@ -95,11 +97,11 @@ class ArtifactCache:
 
     def holds(self, key: Key) -> bool:
         """Return whether the entry of `key` is cached."""
-        return (self.root / key_digest(key) / "manifest.json").exists()
+        return _is_whole(self.root / key_digest(key))
 
     def find(self, sha256: str) -> tuple[CacheEntry, Key] | None:
         """Return the entry whose content has this digest, and its key; None where there is none."""
-        for path in sorted(self.root.glob("*/manifest.json")):
+        for path in self._manifests():
             manifest = json.loads(path.read_text())
             if key_digest(manifest["files"]) == sha256:
                 return _read(path.parent, built=False), manifest["key"]
@@ -108,20 +110,20 @@ class ArtifactCache:
     def named(self, digest: str) -> Path | None:
         """Return the files of the entry whose key has this digest; None where there is none."""
         entry = self.root / digest
-        return entry / "files" if (entry / "manifest.json").exists() else None
+        return entry / "files" if _is_whole(entry) else None
 
     def key_of(self, files: Path) -> Key | None:
         """Return the key of the entry with these files; None where they are not of this cache."""
-        manifest = files.parent / "manifest.json"
-        if files.parent.parent != self.root or not manifest.exists():
+        entry = files.parent
+        if entry.parent != self.root or not _is_whole(entry):
             return None
-        key: Key = json.loads(manifest.read_text())["key"]
+        key: Key = json.loads((entry / "manifest.json").read_text())["key"]
         return key
 
     def file_digests(self) -> set[str]:
         """Return the sha256 of every file of every entry. Raises StorageError."""
         with storage_errors(self.root):
-            manifests = [json.loads(path.read_text()) for path in self.root.glob("*/manifest.json")]
+            manifests = [json.loads(path.read_text()) for path in self._manifests()]
         return {sha256 for manifest in manifests for sha256 in manifest["files"].values()}
 
     def require_own(self) -> None:
@@ -145,7 +147,7 @@ class ArtifactCache:
         """
         final = self.root / key_digest(key)
         with storage_errors(self.root):
-            built = not (final / "manifest.json").exists() and self._add(key, build, final)
+            built = not _is_whole(final) and self._add(key, build, final)
             if self.shared is not None:
                 self.shared.store(final.name, final)
             with suppress(OSError):  # a read-only cache cannot store the time of use
@@ -155,7 +157,7 @@ class ArtifactCache:
     def entries(self) -> list[StoredEntry]:
         """Return all entries, the most recently used first. Raises StorageError."""
         with storage_errors(self.root):
-            entries = [_stored(path.parent) for path in self.root.glob("*/manifest.json")]
+            entries = [_stored(path.parent) for path in self._manifests()]
         return sorted(entries, key=lambda entry: entry.used_at, reverse=True)
 
     def unused_timings(self, oldest: float) -> list[StoredEntry]:
@@ -176,23 +178,33 @@ class ArtifactCache:
         """Remove entries atomically, and the remains of killed builds. Raises StorageError."""
         with storage_errors(self.root):
             for entry in entries:
-                discarded = self._temporary_path()
-                entry.path.rename(discarded)
-                if discarded.is_dir():
-                    shutil.rmtree(discarded)
-                else:
-                    discarded.unlink()
-            self._remove_remains()
+                self._discard(entry.path)
+            remove_abandoned(self.root, _BUILDING)
+
+    def _manifests(self) -> list[Path]:
+        """Return the manifests of the entries that can be used."""
+        return sorted(p for p in self.root.glob("*/manifest.json") if _is_whole(p.parent))
+
+    def _discard(self, path: Path) -> None:
+        """Remove an entry or a timing cache: it is whole until it is gone."""
+        discarded = self._temporary_path()
+        path.rename(discarded)
+        if discarded.is_dir():
+            shutil.rmtree(discarded)
+        else:
+            discarded.unlink()
 
     def _temporary_path(self) -> Path:
         """Return a name that is recognised as remains once this process has ended."""
-        return self.root / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        return self.root / owned_name(_BUILDING)
 
     def _add(self, key: Key, build: Callable[[Path], Facts | None], final: Path) -> bool:
-        """Add an entry; return whether it had to be built."""
+        """Add an entry, in the place of a damaged one; return whether it had to be built."""
         # Whatever the umask is, nobody else gets into a new cache.
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._remove_remains()
+        remove_abandoned(self.root, _BUILDING)
+        if final.exists() and not _is_whole(final):
+            self._discard(final)
         temporary = self._temporary_path()
         try:
             fetched = self.shared is not None and _fetch(self.shared, key, temporary)
@@ -202,11 +214,6 @@ class ArtifactCache:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return not fetched
-
-    def _remove_remains(self) -> None:
-        for path in self.root.glob(f"{_prefix()}*"):
-            if not _alive(int(path.name.rsplit("-", 2)[1])):
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _require_own(path: Path, root: Path) -> None:
@@ -284,19 +291,13 @@ def _build(key: Key, build: Callable[[Path], Facts | None], entry: Path) -> None
     _write_manifest(entry, key, time.monotonic() - started, facts or {})
 
 
-def _prefix() -> str:
-    # A cache may be shared between machines, and process ids hold for one of them.
-    return f".building-{socket.gethostname()}-"
-
-
-def _alive(pid: int) -> bool:
+def _is_whole(entry: Path) -> bool:
+    """Return whether an entry can be read and has all of its files; their content is not read."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        files = json.loads((entry / "manifest.json").read_text())["files"]
+        return all((entry / "files" / name).is_file() for name in files)
+    except (OSError, ValueError, TypeError, KeyError):
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _read(final: Path, *, built: bool) -> CacheEntry:

@@ -17,7 +17,7 @@ import click
 from optimizer import __version__
 from optimizer.cli.interruption import Interrupted, discard_output, is_closed_output
 from optimizer.cli.process_title import STORAGE_VARIABLE, hide_passwords
-from optimizer.errors import OptimizerError, StorageError
+from optimizer.errors import OptimizerError, RunError, StorageError
 from optimizer.files.untrusted import printable
 
 INTERRUPTED = 130
@@ -125,6 +125,9 @@ def _exit_code(arguments: list[str] | None, storage: str | None = None) -> int:
         return INTERRUPTED
     except OSError as error:
         return _output_failed(error)
+    except MemoryError:
+        _print_error("error: memory ran out; make room, and rerun the command to resume")
+        return RunError.exit_code
     except click.ClickException as error:
         with contextlib.suppress(OSError):
             error.show()

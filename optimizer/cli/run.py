@@ -114,6 +114,11 @@ def _resources(
     help="Require this custom resource of Ray for each worker, with --cluster. Repeatable.",
 )  # fmt: skip
 @click.option(
+    "--wait-for-quiet", "wait_for_quiet_seconds", type=Duration(), metavar="DURATION",
+    help="Where other processes keep the machine busy, wait so long for them, such as 10m. "
+    "Default: do not wait, and warn of each load level that they disturb.",
+)  # fmt: skip
+@click.option(
     "--each-accelerator-type", is_flag=True,
     help="Run a study for each type of accelerator of the cluster, all at the same time.",
 )  # fmt: skip

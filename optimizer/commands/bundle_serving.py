@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import RequirementError, TrialFailure, UsageError
 from optimizer.export.bundle.manifest import Manifest
 from optimizer.export.bundle.serving import BundleRepository, files_in
+from optimizer.files.owned_names import temporary_folder
 from optimizer.machine.gpus import present_gpus
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.space_file.reader import read_host
@@ -143,9 +143,9 @@ def served_bundle(
     own = folders or {model.name: root / model.name for model in config.models}
     consent.check(own.values())
     streams = {stream.target: stream for stream in workload.streams}
-    with tempfile.TemporaryDirectory(prefix="optimizer-") as temporary:
+    with temporary_folder() as temporary:
         # Only these two folders are visible in a container.
-        directory = StudyDirectory(Path(temporary))
+        directory = StudyDirectory(temporary)
         launcher, repository = launch_with(where.host, directory, root.resolve(), pick_ports)
         models = BundleRepository(own, repository)
         with ServingSession(launcher, models, where.slot, where.gpus) as session:

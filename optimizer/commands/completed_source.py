@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import Host, RemoteHost
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import RequirementError, TrialFailure, UsageError
+from optimizer.files.owned_names import temporary_folder
 from optimizer.files.untrusted import is_safe_name
 from optimizer.machine.slots import Slot, local_slot
 from optimizer.study.directory import StudyDirectory
@@ -93,9 +93,9 @@ def completing_server(
     host: Host, models: Path, slot: Slot
 ) -> Iterator[tuple[RunningServer, ModelRepository]]:
     """Start a server that completes configurations, beside its own repository."""
-    with tempfile.TemporaryDirectory(prefix="optimizer-") as folder:
+    with temporary_folder() as folder:
         # Only these two folders are visible in a container.
-        launcher, repository = launch_with(host, StudyDirectory(Path(folder)), models)
+        launcher, repository = launch_with(host, StudyDirectory(folder), models)
         server = launcher.start(ServerOptions(), slot, completes=True)
         try:
             yield server, repository

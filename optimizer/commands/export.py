@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +46,7 @@ from optimizer.export.bundle.study_bundle import (
 from optimizer.export.patch_format import as_patch, patch_base, refuse_changed
 from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.export.repository_format import as_repository
+from optimizer.files.owned_names import FOLDER_PREFIX, temporary_folder
 from optimizer.files.shipped import shipped
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.space_file.reader import MeasurementSettings, read_host
@@ -125,7 +123,8 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
     if options.examples:
         where = bundle_host(options.server or content.server, config)
     target = options.target.absolute()
-    with _work_folder(target) as work:
+    # Beside the target, so that the bundle is renamed and not copied.
+    with temporary_folder(target.parent, f".{FOLDER_PREFIX}") as work:
         watch(StepStarted(f"writing {describe(config)}"))
         cache = artifact_cache(options.cache)
         artifacts = StudyArtifacts(study, cache, work / "staging")
@@ -154,18 +153,6 @@ def export_study(options: ExportOptions, watch: Watcher, made_by: str) -> Manife
             FORMATS[options.format](bundle, source, out)
             out.rename(target)
     return bundle.manifest
-
-
-@contextmanager
-def _work_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder beside the target, which is removed in the end. Raises StorageError."""
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _base(options: ExportOptions, study: StudyReading, config: ServingConfig) -> PatchBase | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from optimizer.commands.sampler_choice import Strategies
 from optimizer.errors import UsageError
+from optimizer.files.owned_names import temporary_folder
 from optimizer.files.shipped import shipped
 from optimizer.fleet.published_claims import PUBLISHED
 from optimizer.load.capacity import CapacityProtocol
@@ -123,8 +123,8 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
             return SearchStatus(f"a trial is within {enough:.0%} of the table's best")
         return strategy.advise()
 
-    with TemporaryDirectory(prefix="replay-") as folder:
-        directory, history = StudyDirectory(Path(folder)), History({})
+    with temporary_folder() as folder:
+        directory, history = StudyDirectory(folder), History({})
         strategies = Strategies(
             space.search_space,
             space.workload,

@@ -98,6 +98,7 @@ class RunOptions:
     slots: int | None = None
     max_disturbance_percent: float | None = None
     cluster: ClusterChoice | None = None
+    wait_for_quiet_seconds: float | None = None
     results: Path = Path("results")
     cache: Path | str | None = None
 
@@ -125,6 +126,8 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     """Start or resume a study, and run it to its end."""
     started = time.monotonic()
     percent = options.max_disturbance_percent
+    if options.cluster is not None and options.wait_for_quiet_seconds is not None:
+        raise UsageError("--wait-for-quiet: must be left out with --cluster; it is for one machine")
     with open_site(watch, options.cluster, options.gpus, options.slots, percent) as site:
         return _run_at(site, options, watch, started)
 
@@ -156,7 +159,9 @@ def _run_at(site: TrialSite, options: RunOptions, watch: Watcher, started: float
         require=require,
         watch=watch,
     ) as opened:
-        context = replace(opened, slots=site.slots)
+        context = replace(
+            opened, slots=site.slots, wait_for_quiet_seconds=options.wait_for_quiet_seconds
+        )
         if lender is not None:
             lend(lender, directory)
         summary = finished_summary(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,11 +29,13 @@ from optimizer.configuration.runtimes import HOSTED_PACKAGE, STEP_RUNTIMES
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import Mistake, SpaceChangedError, SpaceFileError, UsageError
-from optimizer.files.atomic import write_json
+from optimizer.files.atomic import remove_unfinished, write_json
+from optimizer.files.owned_names import remove_abandoned
 from optimizer.fleet.price_list import price_list, price_warning, usual_prices
 from optimizer.load.client import LoadClient
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
+from optimizer.machine.quiet import wait_for_quiet
 from optimizer.machine.slots import MachineSlots, Slot, local_hardware, local_slot
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import LevelRunner
@@ -162,6 +165,8 @@ class RunContext:
         slot: of everything that runs alone.
         extra_limits_ms: latency limits within which a capacity is measured too, ascending.
         slots: that trials run on at the same time; None where they have the machine as a whole.
+        wait_for_quiet_seconds: how long to wait for other processes that keep the machine busy;
+            None does not look for them.
     """
 
     space: Space
@@ -172,6 +177,7 @@ class RunContext:
     seed: int = 0
     extra_limits_ms: tuple[float, ...] = ()
     slots: MachineSlots | None = None
+    wait_for_quiet_seconds: float | None = None
 
     @property
     def study_context(self) -> StudyContext:
@@ -205,11 +211,20 @@ class RunContext:
         watch(Note(f"machine: {self.machine.summary}"))
         if self.slots is not None:
             watch(Note(f"trials at the same time: {self.slots.summary}"))
+        self._wait_for_quiet(watch)
         watch(Note(self._cores_text()))
         for command in clock_advice(self._gpu_uuids):
             watch(Note(f"clocks are left as they are; steadier figures with: {command}"))
         watch(Note(f"results: {self.directory.root}; artefact cache: {self.cache}"))
         announce_code(self.space.models, watch)
+
+    def _wait_for_quiet(self, watch: Watcher) -> None:
+        if self.wait_for_quiet_seconds is None or isinstance(self.space.host, RemoteHost):
+            return
+        slots = self.slots.slots if self.slots is not None else (self.slot,)
+        cores = tuple(sorted({core for slot in slots for core in slot.all_cores}))
+        used = Slot(cores, cores, self._gpu_uuids)
+        wait_for_quiet(used, self.wait_for_quiet_seconds, lambda text: watch(Note(text, True)))
 
     @property
     def _gpu_uuids(self) -> tuple[str, ...]:
@@ -319,6 +334,8 @@ def open_run(  # noqa: PLR0913 - in what the runs of four commands differ
     slot, machine = (require or require_machine)(space)
     require_packages(space)
     with directory.locked(warnings_to(watch)):
+        remove_unfinished(directory.root)
+        remove_abandoned(Path(tempfile.gettempdir()))
         require_same_space(directory, space, machine, remedy, extra_limits_ms)
         yield RunContext(
             space, directory, artifact_cache(cache), slot, machine, seed, extra_limits_ms or ()

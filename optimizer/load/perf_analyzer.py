@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import LoadTestFailure
+from optimizer.files.owned_names import temporary_folder
 from optimizer.triton.connections import environment_without_proxies
 from optimizer.workload.arrivals import ArrivalName
 from optimizer.workload.data_types import encoded
@@ -97,8 +97,8 @@ def run_perf_analyzer(binary: Path, job: PerfAnalyzerJob) -> PerfAnalyzerResult:
     Raises:
         LoadTestFailure: when it fails, with its output, or does not end.
     """
-    with TemporaryDirectory(prefix="perf_analyzer-") as folder:
-        data, table = Path(folder) / "input.json", Path(folder) / "latency.csv"
+    with temporary_folder() as folder:
+        data, table = folder / "input.json", folder / "latency.csv"
         data.write_text(input_data(job.requests, batched=job.batched))
         command = (str(binary), *_arguments(job), "--input-data", str(data), "-f", str(table))
         cpu_seconds = _run(command, job)

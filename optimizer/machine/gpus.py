@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pynvml
 
 from optimizer.configuration.hardware import Gpu
 from optimizer.errors import RequirementError
+from optimizer.machine.process_names import process_text
 from optimizer.measurement.resource_use import GpuUse
 
 _SAMPLE_SECONDS = 0.2
@@ -236,15 +237,22 @@ def memory_in_use_mib(uuids: Sequence[str]) -> float | None:
     return max((info.used / _MIB for info in infos if info is not None), default=None)
 
 
+def foreign_processes(
+    uuids: Sequence[str], own_pids: Sequence[int] = ()
+) -> Mapping[str, tuple[int, ...]]:
+    """Return the processes other than `own_pids` that compute on GPUs, by "NAME (UUID)"."""
+    foreign = {
+        f"{gpu.name} ({gpu.uuid})": tuple(sorted({*_compute_pids(gpu.handle)} - {*own_pids}))
+        for gpu in _open(uuids)[0]
+    }
+    return {gpu: pids for gpu, pids in foreign.items() if pids}
+
+
 def refuse_foreign_processes(uuids: Sequence[str], own_pids: Sequence[int] = ()) -> None:
     """Raise RequirementError where a process other than `own_pids` computes on one of the GPUs."""
-    for gpu in _open(uuids)[0]:
-        foreign = sorted(pid for pid in _compute_pids(gpu.handle) if pid not in own_pids)
-        if foreign:
-            pids = ", ".join(map(str, foreign))
-            raise RequirementError(
-                f"{gpu.name} ({gpu.uuid}) must be free to be measured; processes on it: {pids}"
-            )
+    for gpu, pids in foreign_processes(uuids, own_pids).items():
+        names = ", ".join(map(process_text, pids))
+        raise RequirementError(f"{gpu} must be free to be measured; on it: {names}")
 
 
 def clock_advice(uuids: Sequence[str]) -> list[str]:

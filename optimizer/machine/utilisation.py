@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
@@ -13,7 +13,7 @@ from optimizer.machine.gpus import GpuSampler
 from optimizer.machine.slots import Slot
 from optimizer.measurement.resource_use import MachineUse
 
-_CONTENDED_SHARE = 0.1
+CONTENDED_SHARE = 0.1
 """Share of the slot's cores used by other processes from which a level has a warning."""
 
 _THROTTLED_SHARE = 0.01
@@ -33,11 +33,11 @@ class MachineWatch:
     def __init__(
         self, slot: Slot, server_cpu_seconds: Callable[[], Mapping[int, float] | None]
     ) -> None:
-        self._cores = tuple(sorted({*slot.cores, *slot.client_cores}))
+        self._cores = slot.all_cores
         self._server_cpu_seconds = server_cpu_seconds
         self._gpus = GpuSampler(slot.gpu_uuids)
         self._began = time.monotonic()
-        self._busy_before = self._busy_seconds()
+        self._busy_before = busy_seconds(self._cores)
         self._own_before = _own_seconds()
         self._server_before = server_cpu_seconds()
         self._throttling_before = throttling()
@@ -56,7 +56,7 @@ class MachineWatch:
         if throttled is not None and self._throttling_before is not None:
             throttled = throttled.since(self._throttling_before)
         own = client_cpu_seconds + (server or 0.0) + _own_seconds() - self._own_before
-        foreign = (self._busy_seconds() - self._busy_before - own) / seconds
+        foreign = (busy_seconds(self._cores) - self._busy_before - own) / seconds
         return MachineUse(
             seconds=seconds,
             cores=len(self._cores),
@@ -69,11 +69,12 @@ class MachineWatch:
             throttled_seconds=throttled.seconds if throttled is not None else None,
         )
 
-    def _busy_seconds(self) -> float:
-        """Return the busy time of the slot's cores, summed, including steal time."""
-        all_cores = psutil.cpu_times(percpu=True)
-        slot_cores = [all_cores[core] for core in self._cores if core < len(all_cores)]
-        return sum(sum(times[:8]) - times.idle - times.iowait for times in slot_cores)
+
+def busy_seconds(cores: Sequence[int]) -> float:
+    """Return the busy time of some cores so far, summed, including steal time."""
+    all_cores = psutil.cpu_times(percpu=True)
+    chosen = [all_cores[core] for core in cores if core < len(all_cores)]
+    return float(sum(sum(times[:8]) - times.idle - times.iowait for times in chosen))
 
 
 def _increase(before: Mapping[int, float] | None, now: Mapping[int, float] | None) -> float | None:
@@ -104,7 +105,7 @@ def withheld_time(use: MachineUse) -> str | None:
 
 def contention(use: MachineUse) -> str | None:
     """Return a warning where other processes used the slot's cores in a level, else None."""
-    if use.foreign_cores is None or use.foreign_cores < _CONTENDED_SHARE * use.cores:
+    if use.foreign_cores is None or use.foreign_cores < CONTENDED_SHARE * use.cores:
         return None
     return (
         f"other processes took {use.foreign_cores:.1f} of {use.cores} cores: "

@@ -102,10 +102,10 @@ class SearchLoop:
         """
         left = budget.wall_clock_seconds - spent_seconds
         self._watch(PhaseStarted("search", budget.trials, left if math.isfinite(left) else None))
-        if not self._study.has_queue:
-            for position in dict.fromkeys([self._space.baseline, *first]):
-                if self._history.decided(self._space.config(position)) is None:
-                    self._study.enqueue(position)
+        for position in dict.fromkeys([self._space.baseline, *first, *self._due_retries()]):
+            if self._history.decided(self._space.config(position)) is None:
+                self._study.enqueue_once(position)
+        self._consecutive_repeats = self._study.repeats_in_a_row
         end = self._search(_Plan(budget, time.monotonic() + left, advise, explain))
         self._raise_if_most_were_unmeasured(least=1)
         return end
@@ -123,6 +123,11 @@ class SearchLoop:
                 return end
             else:
                 return replace(end, regret_bound=plan.advise().regret_bound)
+
+    def _due_retries(self) -> list[Position]:
+        """Return the points whose first attempt failed just before an earlier run ended."""
+        once = (record.config for record in self._history.unmeasured if record.attempt == 1)
+        return [position for config in once if (position := self._space.position_of(config))]
 
     @property
     def _waits_for_the_baseline(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ class OptunaStudy:
         self.require_lease: Callable[[], None] = lambda: None
         self._optuna_space = OptunaSpace(space)
         self._open_trials: dict[int, Trial] = {}
+        self._interrupted = deque[FrozenTrial]()
         self._next_number = self._waiting = 0
         self._journal = journal if storage is None else None
         self._where = str(journal) if storage is None else "the study storage"
@@ -102,9 +104,10 @@ class OptunaStudy:
                     load_if_exists=True,
                 )
                 self._study.set_metric_names([*objectives])
-                # Parameters that are not the space's mean a damaged journal.
+                # Parameters that are not the space's mean a damaged journal. A run that is killed
+                # may leave a trial with some of them.
                 for trial in self._study.get_trials(deepcopy=False):
-                    if trial.params:
+                    if trial.params and trial.state.is_finished():
                         self._optuna_space.position(trial.params)
                     self._next_number += 1
                     self._waiting += trial.state == TrialState.WAITING
@@ -121,30 +124,39 @@ class OptunaStudy:
 
     @property
     def has_queue(self) -> bool:
-        """Whether an enqueued point waits to be proposed."""
-        return self._waiting > 0
+        """Whether an interrupted trial or an enqueued point waits to be proposed."""
+        return bool(self._interrupted) or self._waiting > 0
+
+    @property
+    def repeats_in_a_row(self) -> int:
+        """How many of the latest proposals, by earlier runs too, repeated another trial."""
+        finished = [trial for trial in self._trials() if trial.state.is_finished()]
+        others = (n for n, t in enumerate(reversed(finished)) if "repeat_of" not in t.user_attrs)
+        return next(others, len(finished))
 
     def enqueue(self, position: Position) -> None:
         """Enqueue a point, which is proposed before the sampler's own."""
         with storage_failures(self._where):
-            self._enqueue(self._optuna_space.params(position))
-
-    def _enqueue(self, params: Mapping[str, object]) -> None:
-        self._study.enqueue_trial(dict(params))
+            self._study.enqueue_trial(dict(self._optuna_space.params(position)))
         self._next_number += 1
         self._waiting += 1
 
+    def enqueue_once(self, position: Position) -> None:
+        """Enqueue a point, unless a trial without a result has it already."""
+        params = dict(self._optuna_space.params(position))
+        unfinished = (trial for trial in self._trials() if not trial.state.is_finished())
+        if all(t.system_attrs.get("fixed_params", t.params) != params for t in unfinished):
+            self.enqueue(position)
+
     def ask(self) -> Proposal:
-        """Return the next proposal. Raises StorageError."""
+        """Return the next proposal; those that an earlier run left come first.
+
+        Raises:
+            StorageError: when the study cannot be written.
+        """
         self.require_lease()
         with storage_failures(self._where):
-            self._study.sampler = self._make_sampler(_derived_seed(self._seed, self._next_number))
-            trial = self._study.ask(self._optuna_space.distributions)
-        # An enqueued trial has had its number since then.
-        if trial.number < self._next_number:
-            self._waiting -= 1
-        else:
-            self._next_number = trial.number + 1
+            trial = self._continued() if self._interrupted else self._new_trial()
         self._open_trials[trial.number] = trial
         position = self._optuna_space.position(trial.params)
         config = self._space.config(position)
@@ -153,6 +165,35 @@ class OptunaStudy:
             for parameter, at in zip(self._space.parameters, position, strict=True):
                 trial.set_user_attr(parameter.key, label(parameter.values[at]))
         return Proposal(trial.number, tuple(trial.params.items()), position)
+
+    def _new_trial(self) -> Trial:
+        self._study.sampler = self._make_sampler(_derived_seed(self._seed, self._next_number))
+        trial = self._study.ask(self._optuna_space.distributions)
+        # An enqueued trial has had its number since then.
+        if trial.number < self._next_number:
+            self._waiting -= 1
+        else:
+            self._next_number = trial.number + 1
+        return trial
+
+    def _continued(self) -> Trial:
+        """Return the first interrupted trial, with the point that it had or would have got."""
+        interrupted = self._interrupted.popleft()
+        self._study.sampler = self._make_sampler(_derived_seed(self._seed, interrupted.number))
+        with journal_errors(self._journal):
+            trial = Trial(self._study, interrupted._trial_id)
+            for name, distribution in self._optuna_space.distributions.items():
+                if name in interrupted.params and not (
+                    trial._is_fixed_param(name, distribution)
+                    or trial._is_relative_param(name, distribution)
+                ):
+                    # Drawn again only so that the others are drawn as they would have been.
+                    self._study.sampler.sample_independent(
+                        self._study, interrupted, name, distribution
+                    )
+                trial._suggest(name, distribution)
+            self._optuna_space.position(trial.params)
+        return trial
 
     def tell(self, record: TrialRecord, number: int | None = None) -> None:
         """Tell the result of a proposal.
@@ -217,8 +258,9 @@ class OptunaStudy:
     def reconcile(self, records: Mapping[int, TrialRecord]) -> None:
         """Update the study from the records, after a killed run or the loss of its storage.
 
-        Recorded results that were not told are told; a trial that was running is failed and its
-        point enqueued again; trials that the storage lacks are added from their records.
+        Recorded results that were not told are told; a trial that was running is proposed again
+        under its number, so that all later proposals are those of an undisturbed run; trials that
+        the storage lacks are added from their records.
         """
         with journal_errors(self._journal):
             self._reconcile(records)
@@ -233,13 +275,8 @@ class OptunaStudy:
                 continue
             if trial.number in records:
                 self.tell(records[trial.number])
-                continue
-            with storage_failures(self._where):
-                running = Trial(self._study, trial._trial_id)
-                running.set_user_attr("outcome", "failed")
-                running.set_user_attr("reason", "interrupted; its point is enqueued again")
-                self._study.tell(running, state=TrialState.FAIL)
-                self._enqueue(trial.params)
+            else:
+                self._interrupted.append(trial)
 
     def _add(self, record: TrialRecord | None) -> None:
         self._next_number += 1

@@ -19,6 +19,7 @@ from optimizer.files.credentials import without_secrets
 from optimizer.machine import child_shim
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
+from optimizer.triton.backend_folders import remove_backend_folders
 from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import SERVER_VERSION, EmbeddedRuntime
 from optimizer.triton.launcher import (
@@ -77,6 +78,7 @@ class EmbeddedLauncher:
     ) -> RunningServer:
         """Start a server, on other ports when one of those picked is in use."""
         remove_regions_of_the_dead()
+        remove_backend_folders()
         start = partial(self._start, options, slot, completes=completes)
         return on_free_ports(start, self._pick_ports)
 
@@ -180,6 +182,7 @@ class _EmbeddedServer(RunningServer):
         self._wait_for_group()
         self.control.close()
         remove_regions(self._region)
+        remove_backend_folders()
 
     def _unload(self) -> None:
         """Unload the models: a server that ends looks only once a second whether they are gone."""

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from optimizer.errors import storage_errors
+from optimizer.files.owned_names import is_alive, pid_namespace
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - of Linux; only our own regions are removed
 
@@ -27,7 +26,7 @@ def region_prefix(count: int) -> str:
         count: number of servers that this process has started, this one included; 0 for the load
             client.
     """
-    return f"{_PREFIX}_{_namespace()}_{os.getpid()}_{count}_"
+    return f"{_PREFIX}_{pid_namespace()}_{os.getpid()}_{count}_"
 
 
 def reserve(name: str, size_bytes: int, folder: Path = SHARED_MEMORY) -> None:
@@ -50,7 +49,7 @@ def remove_regions(prefix: str, folder: Path = SHARED_MEMORY) -> None:
 def remove_regions_of_the_dead(folder: Path = SHARED_MEMORY) -> None:
     """Remove the regions of servers whose optimizer was killed."""
     for region, owner in _ours(folder):
-        if not psutil.pid_exists(owner):
+        if not is_alive(owner):
             _remove(region)
 
 
@@ -59,15 +58,10 @@ def _ours(folder: Path) -> Iterator[tuple[Path, int]]:
 
     Process ids hold within one namespace only: two containers may share /dev/shm.
     """
-    for region in folder.glob(f"{_PREFIX}_{_namespace()}_*"):
+    for region in folder.glob(f"{_PREFIX}_{pid_namespace()}_*"):
         owner = region.name.split("_")[2]
         if owner.isdecimal():
             yield region, int(owner)
-
-
-def _namespace() -> int:
-    """Return the id of this process's PID namespace."""
-    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def _remove(region: Path) -> None:

@@ -73,6 +73,9 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer run space.yaml --gpus all": _GPUS,
     "python -m optimizer run space.yaml --gpus 0,2": _GPUS,
     "python -m optimizer run space.yaml --gpus all --max-disturbance 10%": _GPUS,
+    "python -m optimizer run space.yaml --wait-for-quiet 10m": (
+        "waits for other processes; tests/unit/test_run_context.py has it look and wait"
+    ),
     "python -m optimizer run space.yaml --slots 4": (
         "needs four cores; tests/e2e/test_slots.py runs it with two slots, on a tiny model"
     ),

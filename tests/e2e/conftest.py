@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -122,3 +123,39 @@ def start(built: Built, tmp_path: Path) -> Iterator[StartOptimizer]:
             return optimizer
 
         yield run
+
+
+Mount = Callable[..., Path]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """A small file system of its own, where this process may mount one."""
+    with ExitStack() as stack:
+
+        def tmpfs(name: str, *options: str) -> Path:
+            folder = tmp_path / name
+            folder.mkdir()
+            done = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+            stack.callback(subprocess.check_call, ["umount", "--lazy", str(folder)])
+            return folder
+
+        yield tmpfs
+
+
+def fill(folder: Path) -> Path:
+    """Leave no byte free."""
+    ballast = folder / "ballast"
+    with ballast.open("ab", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return ballast

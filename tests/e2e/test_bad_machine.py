@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,52 +19,18 @@ from optimizer.files.shipped import shipped
 from optimizer.study.directory import StudyDirectory
 from optimizer.triton import embedded
 from tests.e2e import tiny
-from tests.e2e.conftest import Built, StartOptimizer
+from tests.e2e.conftest import Built, Mount, StartOptimizer, fill
 from tests.e2e.running import Optimizer
 from tests.unit.studies import open_study, small_space
 
 pytestmark = pytest.mark.timeout(300)
 
 AS_ROOT = os.geteuid() == 0
-Mount = Callable[..., Path]
 
 
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
     return tiny.write_space(tmp_path, tiny.space())
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """A small file system of its own, where this process may mount one."""
-    with ExitStack() as stack:
-
-        def tmpfs(name: str, *options: str) -> Path:
-            folder = tmp_path / name
-            folder.mkdir()
-            done = subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-            stack.callback(subprocess.check_call, ["umount", "--lazy", str(folder)])
-            return folder
-
-        yield tmpfs
-
-
-def fill(folder: Path) -> Path:
-    """Leave no byte free."""
-    ballast = folder / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            return ballast
 
 
 def assert_one_message(optimizer: Optimizer, *texts: str) -> None:

@@ -14,6 +14,7 @@ from optimizer.artifacts.accuracy import Accuracy
 from optimizer.commands import run as wiring
 from optimizer.commands import run_context, trial_site
 from optimizer.commands.run import RunOptions, RunResult, run_study
+from optimizer.search.evaluator import Evaluator
 from optimizer.search.prepared import Prepared
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import GatedArtifact
@@ -26,16 +27,21 @@ from tests.unit.whole_studies import of_file
 class FakeRuns:
     """Runs of one study of `whole_studies.CONTENT`, one after the other, as processes would be.
 
+    Args:
+        results: folder of the studies; one in `root` by default.
+
     Attributes:
         evaluator: answers for the server; a new one for each run.
     """
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.results = root / "results"
+    def __init__(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch, results: Path | None = None
+    ) -> None:
+        self.results = results or root / "results"
         self.space = of_file(root / "space", server={"launcher": "embedded"})
         self.evaluator = FakeEvaluator()
         self._artifact = root / "artifact"
-        self._artifact.mkdir()
+        self._artifact.mkdir(exist_ok=True)
         (self._artifact / "model.xml").write_text("a graph")
         self._cache = root / "cache"
         monkeypatch.setattr(trial_site, "require_machine", lambda *_: (SETTING.slot, MACHINE))
@@ -64,5 +70,5 @@ class FakeRuns:
         return Prepared(space, dict.fromkeys(space.artifacts, files), gated, 1.0)
 
     @contextmanager
-    def _evaluates(self, *_: object) -> Iterator[tuple[FakeEvaluator, Prepared]]:
+    def _evaluates(self, *_: object) -> Iterator[tuple[Evaluator, Prepared]]:
         yield self.evaluator, self._prepared()

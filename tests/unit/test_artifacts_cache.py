@@ -95,6 +95,26 @@ ArtifactCache(Path({str(tmp_path)!r})).get_or_build({KEY!r}, build)
     assert {p.name for p in tmp_path.iterdir()} == {key_digest(KEY), alive.path.parent.name}
 
 
+@pytest.mark.parametrize("damage", ["truncated", "no JSON", "no object", "no file"])
+def test_a_damaged_entry_is_built_anew(tmp_path: Path, damage: str) -> None:
+    cache = ArtifactCache(tmp_path)
+    entry = cache.get_or_build(KEY, write_two).path.parent
+    manifest = entry / "manifest.json"
+    if damage == "no file":
+        (entry / "files" / "a").unlink()
+    else:
+        text = manifest.read_text()
+        manifest.write_text({"truncated": text[:40], "no JSON": "\0" * 9, "no object": "7"}[damage])
+    assert not cache.holds(KEY)
+    assert cache.named(entry.name) is None
+    assert cache.key_of(entry / "files") is None
+    assert cache.entries() == []
+    again = cache.get_or_build(KEY, write_two)
+    assert again.built
+    assert sorted(path.name for path in again.path.iterdir()) == ["a", "sub"]
+    assert [path.name for path in tmp_path.iterdir()] == [entry.name]
+
+
 def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     root = tmp_path / "file"
     root.touch()

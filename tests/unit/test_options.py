@@ -86,7 +86,7 @@ def test_a_study_for_each_accelerator_takes_the_options_of_run_that_go_with_a_cl
         inspect.signature(getattr(optimizer, name)).parameters
         for name in ("run", "run_each_accelerator_type")
     )
-    of_this_machine = {"gpus", "slots", "max_disturbance_percent"}
+    of_this_machine = {"gpus", "slots", "max_disturbance_percent", "wait_for_quiet_seconds"}
     assert {*each, *StudyOptions.__annotations__} - {"options", "watch_study"} == (
         {*run} - {"watch"} - of_this_machine
     )

@@ -264,18 +264,47 @@ def test_what_was_recorded_and_not_told_is_told(tmp_path: Path) -> None:
     assert not again.has_queue
 
 
-def test_a_trial_that_was_cut_off_fails_and_its_point_comes_again(tmp_path: Path) -> None:
-    study = open_study(tmp_path, SPACE)
-    records = run(study, 2)
-    cut_off = study.ask()
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "grid"])
+@pytest.mark.parametrize("parameters", [0, 2, None])
+def test_a_trial_that_was_cut_off_is_proposed_again_as_it_was(
+    tmp_path: Path, sampler: str, parameters: int | None
+) -> None:
+    """Killed once so many of its parameters were in the journal."""
+    whole, killed = (tmp_path / name for name in ("undisturbed", "killed"))
+    whole.mkdir()
+    killed.mkdir()
+    undisturbed = open_study(whole, SPACE, sampler=sampler)
+    run(undisturbed, 3)
+    following = [undisturbed.ask().position for _ in range(2)]
+    study = open_study(killed, SPACE, sampler=sampler)
+    records = run(study, 3)
+    study.ask()
+    lines = journal(killed).read_bytes().splitlines(keepends=True)
+    of_trial = next(n for n, line in enumerate(lines) if b'"trial_id":3' in line)
+    if parameters is not None:
+        journal(killed).write_bytes(b"".join(lines[: of_trial + parameters]))
 
-    again = open_study(tmp_path, SPACE)
+    again = open_study(killed, SPACE, sampler=sampler)
     again.reconcile(by_number(records))
-    trial = trials_in(tmp_path)[cut_off.number]
-    assert trial.state == TrialState.FAIL
-    assert trial.user_attrs["reason"] == "interrupted; its point is enqueued again"
     assert again.has_queue
-    assert again.ask().position == cut_off.position
+    proposals = [again.ask() for _ in range(2)]
+    assert [proposal.number for proposal in proposals] == [3, 4]
+    assert [proposal.position for proposal in proposals] == following
+    assert not again.has_queue
+
+
+def test_a_point_without_a_result_is_not_enqueued_again(tmp_path: Path) -> None:
+    points = [SPACE.at(row) for row in range(3)]
+    study = open_study(tmp_path, SPACE)
+    for point in points[:2]:
+        study.enqueue(point)
+    study.ask()
+    again = open_study(tmp_path, SPACE)
+    again.reconcile({})
+    for point in points:
+        again.enqueue_once(point)
+    assert [again.ask().position for _ in points] == points
+    assert not again.has_queue
 
 
 def test_reconciling_twice_changes_nothing(tmp_path: Path) -> None:

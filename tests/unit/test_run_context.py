@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +15,12 @@ import pytest
 
 from optimizer.commands import run_context
 from optimizer.commands.run_context import RunContext, open_run
+from optimizer.configuration.hosting import RemoteHost
 from optimizer.errors import SpaceChangedError, StudyBusyError, UsageError
+from optimizer.files.owned_names import FOLDER_PREFIX, owned_name
+from optimizer.machine import quiet
 from optimizer.machine.fingerprint import Machine
+from optimizer.machine.quiet import ForeignUse
 from optimizer.machine.slots import Slot
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
@@ -71,3 +79,42 @@ def test_machine_and_folders_are_announced(tmp_path: Path) -> None:
     assert "server and load generator have their own cores" in notes
     assert "server and load generator share cores (fewer than four available)" in notes
     assert notes[-1] == f"results: {tmp_path}; artefact cache: {tmp_path / 'cache'}"
+
+
+def test_a_run_waits_for_quiet_where_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiet, "foreign_use", lambda slot: ForeignUse(1.9, len(slot.cores)))
+    remote = replace(SPACE, host=RemoteHost("gpu:8001", "gpu:8000", "gpu:8002", tmp_path))
+
+    def busy(context: RunContext, **changes: Any) -> bool:
+        events: list[Event] = []
+        replace(context, **changes).announce(events.append)
+        return any("still busy" in event.text for event in events if isinstance(event, Note))
+
+    with opened(tmp_path) as context:
+        assert busy(context, wait_for_quiet_seconds=0.0)
+        assert not busy(context)
+        # The processes of another machine cannot be seen.
+        assert not busy(context, wait_for_quiet_seconds=0.0, space=remote)
+
+
+def test_what_killed_processes_left_is_removed_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = [
+        tmp_path / "study" / owned_name(".summary.json.new"),
+        tmp_path / "study" / "trials" / owned_name(".00007.json.new"),
+        tmp_path / "tmp" / owned_name(FOLDER_PREFIX),
+    ]
+    left = [
+        path.with_name(path.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-")) for path in left
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with opened(tmp_path / "study"):
+        assert not any(path.exists() for path in left)

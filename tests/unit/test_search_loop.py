@@ -6,6 +6,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,8 @@ from optimizer.study.events import (
     TrialRecorded,
     TrialStarted,
 )
+from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.record_store import RecordStore
 from optimizer.study.search_status import SearchEnd
 from tests.unit.studies import (
     FakeEvaluator,
@@ -381,8 +384,8 @@ def test_failures_with_successes_between_end_nothing(search: Search) -> None:
     assert not any(isinstance(event, Note) for event in search.events)
 
 
-class KilledError(Exception):
-    """Stands for a kill -9."""
+class KilledError(BaseException):
+    """Stands for a kill -9: nothing handles it."""
 
 
 def killed(*_: object, **__: object) -> None:
@@ -421,8 +424,53 @@ def test_a_trial_that_was_cut_off_is_measured_again(search: Search) -> None:
     search.evaluator.answer = as_fast_as_it_is
     search.run(3)
     assert search.records[-1].config == cut_off
-    assert states(search) == [TrialState.COMPLETE] * 2 + [TrialState.FAIL, TrialState.COMPLETE]
-    assert search.records[-1].number == 3
+    assert states(search) == [TrialState.COMPLETE] * 3
+    assert search.records[-1].number == 2
+
+
+def dying(method: Callable[..., object], at: int, *, done: bool) -> Callable[..., object]:
+    """A method during whose n-th call the process is killed, once it is done or before."""
+    calls = Counter[str]()
+
+    def die(*arguments: object) -> object:
+        calls["made"] += 1
+        if calls["made"] == at and not done:
+            raise KilledError
+        result = method(*arguments)
+        if calls["made"] == at:
+            raise KilledError
+        return result
+
+    return die
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+@pytest.mark.parametrize(
+    ("owner", "step"), [(RecordStore, "write"), (OptunaStudy, "tell"), (OptunaStudy, "enqueue")]
+)
+def test_a_search_that_is_killed_again_and_again_ends_as_one_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, owner: type, step: str
+) -> None:
+    """The first trial fails and is tried again, also where the kill came before it was enqueued."""
+    searches = []
+    for name in ("whole", "pieces"):
+        (tmp_path / name).mkdir()
+        evaluator = FakeEvaluator(after(1, transient=True))
+        searches.append(Search(tmp_path / name, small_space(), evaluator, sampler=sampler))
+    whole, pieces = searches
+    whole.run(8)
+    for number in range(9):
+        with monkeypatch.context() as patch, suppress(KilledError):
+            killed_at = dying(getattr(owner, step), 1 + number % 3, done=step == "write")
+            patch.setattr(owner, step, killed_at)
+            pieces.run(8)
+    pieces.run(8)
+    assert [_result(record) for record in pieces.records] == [_result(r) for r in whole.records]
+    assert states(pieces) == states(whole)
+
+
+def _result(record: TrialRecord) -> tuple[object, ...]:
+    return record.number, record.config, record.attempt, record.outcome, record.told_value
 
 
 def test_the_baseline_that_was_cut_off_is_still_first(search: Search) -> None:

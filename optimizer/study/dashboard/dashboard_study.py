@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
 from optimizer.errors import UsageError, storage_errors
+from optimizer.files.owned_names import temporary_folder
 from optimizer.study.optuna_storage import close_storage, open_storage, storage_failures
 
 
@@ -95,9 +95,9 @@ class DashboardStudy:
         # Optuna's artifact stores import boto3 where it is installed, which takes a second.
         from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-        with storage_errors(self._artifacts), tempfile.TemporaryDirectory() as folder:
+        with storage_errors(self._artifacts), temporary_folder() as folder:
             self._artifacts.mkdir(parents=True, exist_ok=True)
-            file = Path(folder) / name
+            file = folder / name
             file.write_text(text, encoding="utf-8")
             with storage_failures(self._where):
                 upload_artifact(
