@@ -85,6 +85,7 @@ def run(
     gpus: str | None = None,
     slots: int | None = None,
     max_disturbance_percent: float | None = None,
+    notify: str | None = None,
     cluster: str | None = None,
     worker_resources: Mapping[str, float] | None = None,
     wait_for_quiet_seconds: float | None = None,
@@ -116,6 +117,7 @@ def run(
             the cores.
         max_disturbance_percent: by which trials at the same time may slow each other down; above
             it, the run goes on with one at a time. None only warns.
+        notify: command or http(s) URL that is told how the run ends, and what goes wrong.
         cluster: head of a Ray cluster on whose nodes trials run, HOST:PORT or "auto".
         worker_resources: custom resources of Ray that each worker requires.
         wait_for_quiet_seconds: how long to wait at the start for other processes that keep the
@@ -143,6 +145,7 @@ def run(
         gpus=gpus,
         slots=slots,
         max_disturbance_percent=max_disturbance_percent,
+        notify=notify,
         cluster=cluster_choice(cluster, (worker_resources or {}).items()),
         wait_for_quiet_seconds=wait_for_quiet_seconds,
         results=Path(results),
@@ -166,6 +169,7 @@ class StudyOptions(TypedDict, total=False):
     enqueue: Literal["published"] | None
     also_limits_ms: tuple[float, ...]
     winner_tests: tuple[WinnerTest, ...]
+    notify: str | None
     cache: str | Path | None
 
 

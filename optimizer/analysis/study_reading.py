@@ -57,7 +57,7 @@ class StudyReading:
             StorageError: when the file is damaged, or a newer version wrote it.
         """
         summary = read_summary(self.directory)
-        if summary is None or not summary.is_current(self.trials, self.own_decision):
+        if summary is None or not summary.is_current(len(self.trials), self.own_decision):
             return None
         return summary
 

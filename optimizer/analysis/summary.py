@@ -227,10 +227,11 @@ class StudySummary:
                 del content[name]
         return content
 
-    def is_current(self, trials: Sequence[TrialRecord], decision: Decision) -> bool:
+    def is_current(self, trials: int, decision: Decision) -> bool:
         """Return whether the records say the same: no run has measured anything since.
 
         Args:
+            trials: their number.
             decision: by the same records, at the study's own price and demand.
         """
         best = next(iter(decision.confirmed), None)
@@ -240,7 +241,7 @@ class StudySummary:
             recommended = (describe(best.config), capacity)
         if self.best is not None:
             own = (self.best.description, self.best.capacity_per_second)
-        return sum(self.trials.values()) == len(trials) and own == recommended
+        return sum(self.trials.values()) == trials and own == recommended
 
 
 _JSON = TypeAdapter(StudySummary)

@@ -33,6 +33,7 @@ from optimizer.artifacts.engines.build_locations import reap_builds
 from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import BuildFailure, storage_errors
+from optimizer.files.log_file import open_log
 from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import Tensors
 
@@ -200,19 +201,17 @@ class BuildProcess:
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         module = "optimizer.artifacts.build_process_child"
-        with child_end, storage_errors(self._log):
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("ab") as log:
-                self._child = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, str(child_end.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[child_end.fileno()],
-                    env=os.environ | environment,
-                    # Ctrl-C in the terminal reaches this process alone, which ends the child.
-                    start_new_session=True,
-                )
+        with child_end, storage_errors(self._log), open_log(self._log) as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(child_end.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[child_end.fileno()],
+                env=os.environ | environment,
+                # Ctrl-C in the terminal reaches this process alone, which ends the child.
+                start_new_session=True,
+            )
         # Not among the arguments: the address of a shared cache may have a password.
         own_end.send(self._cache)
         self._connection = own_end

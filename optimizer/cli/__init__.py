@@ -16,7 +16,7 @@ import click
 
 from optimizer import __version__
 from optimizer.cli.interruption import Interrupted, discard_output, is_closed_output
-from optimizer.cli.process_title import STORAGE_VARIABLE, hide_passwords
+from optimizer.cli.process_title import SECRET_VARIABLES, hide_passwords
 from optimizer.errors import OptimizerError, RunError, StorageError
 from optimizer.files.untrusted import printable
 
@@ -106,18 +106,18 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None:
         hide_passwords()
     # Whatever the command: the servers that it starts execute the code of models.
-    storage = os.environ.pop(STORAGE_VARIABLE, None)
+    secrets = {name: os.environ.pop(name, None) for name in SECRET_VARIABLES}
     for number in _SIGNALS:
         # nohup has the hang-up signal ignored.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    sys.exit(_exit_code(arguments, storage))
+    sys.exit(_exit_code(arguments, secrets))
 
 
-def _exit_code(arguments: list[str] | None, storage: str | None = None) -> int:
+def _exit_code(arguments: list[str] | None, secrets: Mapping[str, str | None] | None = None) -> int:
     try:
         result: Any = commands.main(
-            arguments, prog_name="optimizer", standalone_mode=False, obj=storage
+            arguments, prog_name="optimizer", standalone_mode=False, obj=secrets
         )
         return result if isinstance(result, int) else 0
     except Interrupted as signalled:

@@ -10,7 +10,6 @@ from optimizer.cli.interruption import until_interrupted
 from optimizer.cli.options import results_option, storage_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_line
-from optimizer.cli.watchers import PlainLines
 from optimizer.commands.dashboard import DashboardOptions, open_dashboard
 from optimizer.study.dashboard.server import HOST
 
@@ -30,7 +29,7 @@ def dashboard(**options: Any) -> None:
     """
     console = OutputConsole()
     chosen = DashboardOptions(**options)
-    with until_interrupted(), open_dashboard(chosen, PlainLines(console)) as server:
+    with until_interrupted(), open_dashboard(chosen) as server:
         address = f"http://{HOST}:{server.server_port}/dashboard"
         print_line(console, f"{chosen.study}: {address} (Ctrl-C ends it)")
         server.serve_forever()

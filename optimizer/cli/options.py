@@ -107,8 +107,15 @@ def _settings(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> 
     return settings
 
 
-def _storage(context: click.Context, _: click.Parameter, url: str | None) -> str | None:
-    return url or context.find_root().obj
+def or_variable(
+    variable: str,
+) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Return the callback of an option that one of `SECRET_VARIABLES` sets too."""
+
+    def value_of(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+        return value or (context.find_root().obj or {}).get(variable)
+
+    return value_of
 
 
 Verbosity = Literal["quiet", "verbose"]
@@ -159,7 +166,7 @@ cache_option = click.option(
     f"s3://BUCKET/FOLDER. Also set by {CACHE_VARIABLE}.",
 )  # fmt: skip
 storage_option = click.option(
-    "--storage", callback=_storage, metavar="URL",
+    "--storage", callback=or_variable(STORAGE_VARIABLE), metavar="URL",
     help="URL of a study database, such as postgresql://USER@HOST/DATABASE. Also set by "
     f"{STORAGE_VARIABLE}. Default: the journal file in the study's folder.",
 )  # fmt: skip

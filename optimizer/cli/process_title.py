@@ -10,8 +10,17 @@ from optimizer.files.credentials import without_credentials
 
 STORAGE_VARIABLE = "OPTIMIZER_STORAGE"
 CACHE_VARIABLE = "OPTIMIZER_CACHE"
+NOTIFY_VARIABLE = "OPTIMIZER_NOTIFY"
 
-_VARIABLES = {"--storage": STORAGE_VARIABLE, "--cache": CACHE_VARIABLE}
+SECRET_VARIABLES = (STORAGE_VARIABLE, NOTIFY_VARIABLE)
+"""Variables that no process which a command starts needs."""
+
+_NOTIFY = "--notify"
+_VARIABLES = {
+    "--storage": STORAGE_VARIABLE,
+    "--cache": CACHE_VARIABLE,
+    _NOTIFY: NOTIFY_VARIABLE,
+}
 """Options whose values may have a password, and the variables that say the same."""
 
 
@@ -37,8 +46,13 @@ def without_passwords(arguments: Sequence[str]) -> tuple[list[str], Mapping[str,
         if option in _VARIABLES and not equals:
             value = next(left, "")
             own.append(value)
-        if option in _VARIABLES and without_credentials(value) != value:
+        if option in _VARIABLES and _has_password(option, value):
             variables[_VARIABLES[option]] = value
         else:
             kept += own
     return kept, variables
+
+
+def _has_password(option: str, value: str) -> bool:
+    """Return whether a value has a password; the path of a webhook often is one."""
+    return without_credentials(value) != value or (option == _NOTIFY and "://" in value)

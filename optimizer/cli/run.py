@@ -14,12 +14,14 @@ from optimizer.cli.options import (
     LatencyLimitMs,
     Percent,
     Verbosity,
+    or_variable,
     run_options,
     seed_option,
     storage_option,
 )
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.output import ResilientConsole
+from optimizer.cli.process_title import NOTIFY_VARIABLE
 from optimizer.cli.terminal import print_parts, print_sentence
 from optimizer.cli.watchers import lines_of_study, watching
 from optimizer.cluster.choice import cluster_choice, require_ray
@@ -104,6 +106,11 @@ def _resources(
 @click.option(
     "--max-disturbance", "max_disturbance_percent", type=Percent(100), metavar="PERCENT",
     help="Go back to one trial at a time where trials slow each other down by more.",
+)  # fmt: skip
+@click.option(
+    "--notify", callback=or_variable(NOTIFY_VARIABLE), metavar="COMMAND|URL",
+    help="Tell a command or a URL how the run ends, and what goes wrong. Also set by "
+    f"{NOTIFY_VARIABLE}.",
 )  # fmt: skip
 @click.option(
     "--cluster", metavar="auto|HOST:PORT",

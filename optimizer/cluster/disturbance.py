@@ -109,7 +109,9 @@ class CheckedSlots:
             )
         else:
             consequence = "trials do not disturb each other notably"
-        self._watch(Note(f"{check.text}: {consequence}", warning=notable or too_much))
+        self._watch(
+            Note(f"{check.text}: {consequence}", warning=notable or too_much, trouble=too_much)
+        )
 
 
 def _rates(end: TaskEnd) -> list[WorkerRate]:

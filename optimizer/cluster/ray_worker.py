@@ -18,7 +18,7 @@ from typing import Any
 import ray
 
 from optimizer.cluster.ray_cluster import NodeSlot
-from optimizer.cluster.worker_folder import own_logs
+from optimizer.cluster.worker_logs import own_logs
 from optimizer.configuration.hardware import Hardware
 from optimizer.errors import OptimizerError, RequirementError
 from optimizer.machine.slots import (

@@ -12,24 +12,22 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import psutil
 
+from optimizer.cluster.worker_logs import ends_of_logs, own_log
 from optimizer.errors import StorageError, storage_errors
 from optimizer.machine.leftovers import MARK, end_leftovers
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Event, Watcher, WorkerEvent, WorkerLogsRead
+from optimizer.study.events import Watcher, WorkerLogsRead
 from optimizer.study.lease import Holder
 
 _RAY_NODE_PROCESS = "raylet"
 _END_SECONDS = 10.0
-_MOST_BYTES = 2**18
-"""Of a log that is copied to the coordinator."""
-
 _NAME = "."
 """Before the worker's name in that of its folder."""
 
@@ -67,7 +65,7 @@ def worker_folder(
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 end_orphans(root, study, watch)
                 stack.enter_context(directory.locked())
-            _keep_own_log(directory.worker_log)
+        stack.enter_context(own_log(directory.worker_log))
         os.environ[MARK] = str(own)
         yield directory
 
@@ -87,44 +85,6 @@ def _make_private(folder: Path) -> None:
         )
 
 
-def own_logs() -> Mapping[str, bytes]:
-    """Return the ends of the logs of this process, where it is a worker with a folder."""
-    own = os.environ.get(MARK)
-    return _ends_of_logs(Path(own)) if own else {}
-
-
-def keep_logs(directory: StudyDirectory, event: Event) -> None:
-    """Write the logs of a worker to the study's folder; a run does not end because of logs."""
-    if isinstance(event, WorkerEvent):
-        event = event.event
-    if isinstance(event, WorkerLogsRead):
-        own = directory.of_worker(event.worker)
-        for path in (own.server_log, own.worker_log):
-            content = event.logs.get(path.name.partition(".")[0] + path.suffix)
-            if content is not None:
-                with suppress(OSError):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
-
-
-def _keep_own_log(link: Path) -> None:
-    """Have a later worker find what this process writes, which Ray keeps by process."""
-    target = Path("/proc/self/fd/2").readlink()
-    if target.is_file():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target)
-
-
-def _ends_of_logs(folder: Path) -> Mapping[str, bytes]:
-    """Return the ends of the logs in the folder of a worker, by name of the file."""
-    ends = {}
-    for path in folder.glob("*/logs/*.log"):
-        with suppress(OSError), path.open("rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - _MOST_BYTES))
-            ends[path.name] = log.read(_MOST_BYTES)
-    return ends
-
-
 def end_orphans(root: Path, study: str = "", watch: Watcher = lambda _: None) -> None:
     """End the workers in a folder whose Ray node is gone, and remove what lost ones have left.
 
@@ -136,7 +96,7 @@ def end_orphans(root: Path, study: str = "", watch: Watcher = lambda _: None) ->
         if holder is not None and not holder.before_reboot and not _end_orphan(holder):
             continue
         end_leftovers(str(folder))
-        if path.name == study and (logs := _ends_of_logs(folder)):
+        if path.name == study and (logs := ends_of_logs(folder)):
             watch(WorkerLogsRead(unquote(folder.name.partition(_NAME)[2]), logs))
         shutil.rmtree(folder, ignore_errors=True)
 

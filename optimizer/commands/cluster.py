@@ -16,7 +16,8 @@ from optimizer.cluster.ray_cluster import accelerator_types, connected, offered_
 from optimizer.cluster.ray_evaluator import RayEvaluator
 from optimizer.cluster.ray_pool import RayPool
 from optimizer.cluster.ray_worker import NodeContext
-from optimizer.cluster.worker_folder import keep_logs, worker_folder, workers_root
+from optimizer.cluster.worker_folder import worker_folder, workers_root
+from optimizer.cluster.worker_logs import keep_logs
 from optimizer.commands.run_context import RunContext, open_space, require_machine
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.hosting import ContainerHost, RemoteHost

@@ -1,20 +1,19 @@
-"""Open the dashboard of a study, with the notes that it lacks."""
+"""Open the dashboard of a study."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
-from optimizer.analysis.study_reading import read_study
-from optimizer.errors import StudyBusyError, UsageError
-from optimizer.study.dashboard.dashboard_study import DashboardStudy
-from optimizer.study.dashboard.server import dashboard_server, require_dashboard
-from optimizer.study.dashboard.writer import StudyNotes
+from optimizer.analysis.study_status import read_progress, search_end, study_results
+from optimizer.errors import UsageError
+from optimizer.study.dashboard.markdown import study_note, trial_note
+from optimizer.study.dashboard.server import Notes, dashboard_server, require_dashboard
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.events import Watcher
+from optimizer.study.searched_space import read_searched
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class DashboardOptions:
 
 
 @contextmanager
-def open_dashboard(options: DashboardOptions, watch: Watcher) -> Iterator[WSGIServer]:
+def open_dashboard(options: DashboardOptions) -> Iterator[WSGIServer]:
     """Open the server of the dashboard; the caller has it serve."""
     directory = StudyDirectory(options.results.absolute() / options.study)
     if not directory.space.exists():
@@ -44,23 +43,39 @@ def open_dashboard(options: DashboardOptions, watch: Watcher) -> Iterator[WSGISe
         )
     require_dashboard()
     with dashboard_server(
-        directory.name, directory.journal, options.storage, directory.artifacts, options.port
+        directory.name,
+        directory.journal,
+        options.storage,
+        directory.artifacts,
+        options.port,
+        Notes(lambda: note_of_study(directory), lambda number: _trial_note(directory, number)),
     ) as server:
-        _write_missing_notes(directory, options.storage, watch)
         yield server
 
 
-def _write_missing_notes(directory: StudyDirectory, storage: str | None, watch: Watcher) -> None:
-    """Write the notes of records that have none; a study that is running writes its own."""
-    if not directory.searched.exists():
-        return
-    with (
-        DashboardStudy(directory.name, directory.journal, storage, directory.artifacts) as shown,
-        suppress(StudyBusyError),
-        directory.locked(),
-    ):
-        study = read_study(directory.root.parent, directory.name)
-        notes = StudyNotes(shown, directory, study.searched, (), watch)
-        notes.catch_up()
-        summary = study.summary
-        notes.end(f"ended: {summary.ended}" if summary is not None else "interrupted")
+def note_of_study(directory: StudyDirectory) -> str:
+    """Return the note of a study: how far it is, and the best of its configurations."""
+    progress = read_progress(directory)
+    results = study_results(directory, progress)
+    ended = search_end(directory, results)
+    phase = f"ended: {ended}" if ended is not None else "interrupted"
+    running = progress if directory.running else None
+    if running is not None:
+        phase = f"phase {running.phase}"
+    baseline = None
+    if directory.searched.exists():
+        space = read_searched(directory).search_space
+        baseline = results.decision.entry_of(space.config(space.baseline))
+    return study_note(
+        directory.name,
+        phase,
+        results.trials,
+        results.decision.best,
+        baseline,
+        running.gap if running is not None else None,
+    )
+
+
+def _trial_note(directory: StudyDirectory, number: int) -> str | None:
+    record = directory.trials.read(number)
+    return trial_note(record) if record is not None else None

@@ -22,6 +22,7 @@ from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.recorded.virtual_pool import VirtualPool
+from optimizer.search.trial_ledger import SearchedStudy
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.service_prior import ServicePrior
 from optimizer.space_file.reader import Budget
@@ -142,8 +143,8 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
         with OptunaStudy(
             space.study, directory.journal, None, searched, make_sampler, seed
         ) as study:
-            loop = SearchLoop(study, searched, pool, directory, history, context, watch_trials)
-            ended = loop.run(Budget(trials, math.inf), advise)
+            own = SearchedStudy(study, searched, directory, history, context, watch_trials)
+            ended = SearchLoop(own, pool).run(Budget(trials, math.inf), advise)
     return Replay(table, tuple(replayed), calibration_seconds, ended)
 
 

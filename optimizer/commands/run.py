@@ -15,6 +15,7 @@ from optimizer.analysis.summary import (
     DisturbanceSummary,
     LoadRuns,
     StudySummary,
+    SummaryEntry,
     summarise,
     write_summary,
 )
@@ -40,13 +41,15 @@ from optimizer.files.shipped import shipped
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.bounded_sampler import MOST_TRIALS, bounded_text
 from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import PhaseEvaluator
 from optimizer.search.lent_calibration import lend, lending_study, read_prior
 from optimizer.search.loop import SearchLoop
 from optimizer.search.prepared import Prepared
 from optimizer.search.published_grid import published_positions
-from optimizer.search.samplers import CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
+from optimizer.search.samplers import BOUNDED, CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
+from optimizer.search.trial_ledger import SearchedStudy
 from optimizer.search.winner_phase import (
     WinnerPhase,
     WinnerTest,
@@ -54,15 +57,16 @@ from optimizer.search.winner_phase import (
 )
 from optimizer.simulator.service_prior import ServicePrior
 from optimizer.space_file.reader import Budget, Space
-from optimizer.study.dashboard.dashboard_study import DashboardStudy
-from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
+from optimizer.study.dashboard.trial_files import TrialFiles
 from optimizer.study.decision import contradicted_by
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher, to_all, warnings_to
 from optimizer.study.files import read_source_cards, read_start, write_source_cards
 from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
+from optimizer.study.notification import NotificationTarget, notifying, target_of
 from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.packed_levels import with_packed_levels
 from optimizer.study.search_status import SearchEnd
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from optimizer.study.trial_records import objective_names
@@ -97,6 +101,7 @@ class RunOptions:
     gpus: str | None = None
     slots: int | None = None
     max_disturbance_percent: float | None = None
+    notify: str | None = field(default=None, repr=False)  # may have a password
     cluster: ClusterChoice | None = None
     wait_for_quiet_seconds: float | None = None
     results: Path = Path("results")
@@ -126,13 +131,20 @@ def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     """Start or resume a study, and run it to its end."""
     started = time.monotonic()
     percent = options.max_disturbance_percent
+    target = target_of(options.notify) if options.notify is not None else None
     if options.cluster is not None and options.wait_for_quiet_seconds is not None:
         raise UsageError("--wait-for-quiet: must be left out with --cluster; it is for one machine")
     with open_site(watch, options.cluster, options.gpus, options.slots, percent) as site:
-        return _run_at(site, options, watch, started)
+        return _run_at(site, options, watch, started, target)
 
 
-def _run_at(site: TrialSite, options: RunOptions, watch: Watcher, started: float) -> RunResult:
+def _run_at(
+    site: TrialSite,
+    options: RunOptions,
+    watch: Watcher,
+    started: float,
+    target: NotificationTarget | None,
+) -> RunResult:
     space = _with_options(site.read_space(options.space), options)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
@@ -169,12 +181,26 @@ def _run_at(site: TrialSite, options: RunOptions, watch: Watcher, started: float
         )
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
-        with context.watched(watch) as watch_all:
+        with (
+            context.watched(watch) as watch_all,
+            notifying(target, directory.name, directory.root, watch_all) as (notifier, send),
+        ):
             note = site.note(space)
             if note is not None:
                 watch_all(note)
-            summary = _Study(options, context, site, watch_all).run(started)
+            summary = _Study(options, context, site, to_all(watch_all, notifier)).run(started)
+            if summary.best is not None:
+                send("finished", f"{summary.ended}; best: {_best_text(summary.best)}")
+            elif summary.nothing_found is not None:
+                send("nothing_confirmed", summary.nothing_found.reason)
             return RunResult(directory, summary, was_finished=False)
+
+
+def _best_text(best: SummaryEntry) -> str:
+    return (
+        f"{best.description}: {best.capacity_per_second:.0f}/s, "
+        f"${best.usd_per_million_at_capacity:.4f} per million"
+    )
 
 
 def _with_options(space: Space, options: RunOptions) -> Space:
@@ -270,21 +296,17 @@ class _Study:
         with self._open_study(self._space.search_space, strategy) as study:
             if self._options.storage is not None:
                 study.require_records(self._directory.trials.read_all(), self._directory.root)
-        with self._shown() as shown:
-            notes = self._notes(shown)
-            self._watch = to_all(self._watch, notes)
-            summary = self._phases(started, shown)
-            notes.end(f"ended: {summary.ended}")
+        summary = self._phases(started)
         self._require_lease()
         # Last: a run that is interrupted before leaves it to the one that resumes.
         write_summary(self._directory, summary)
         return summary
 
-    def _phases(self, started: float, shown: DashboardStudy) -> StudySummary:
+    def _phases(self, started: float) -> StudySummary:
         with self._site.evaluator(self._run, self._watch) as (evaluator, prepared):
             history = self._reuse(prepared)
             searching = time.monotonic()
-            ended = self._search(history, prepared, shown)
+            ended = self._search(history, prepared)
             search_seconds = time.monotonic() - searching
             confirmed = self._confirm(evaluator, history, prepared)
             self._measure_winner(evaluator, history, confirmed, search_seconds)
@@ -292,24 +314,16 @@ class _Study:
         self._write_bundles(confirmed, prepared)
         return self._summarise(started, ended, history, confirmed, prepared)
 
-    def _shown(self) -> DashboardStudy:
-        directory, storage = self._directory, self._options.storage
-        return DashboardStudy(self._space.study, directory.journal, storage, directory.artifacts)
-
-    def _notes(self, shown: DashboardStudy) -> StudyNotes:
-        searched, names = self._searched(self._space.search_space), self._context.limit_names
-        return StudyNotes(shown, self._directory, searched, names, self._watch)
-
-    def _files(self, shown: DashboardStudy, prepared: Prepared) -> TrialFiles:
+    def _files(self, study: OptunaStudy, prepared: Prepared) -> TrialFiles:
         """Return what keeps each trial's files for the dashboard."""
         return TrialFiles(
-            shown,
+            study,
+            self._directory,
             lambda config: config_texts(config, files_of(config, prepared.files), self._templates),
-            self._directory.server_log_of,
             self._watch,
         )
 
-    def _search(self, history: History, prepared: Prepared, shown: DashboardStudy) -> SearchEnd:
+    def _search(self, history: History, prepared: Prepared) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
         started = time.monotonic()
         served = prepared.as_served(self._space.workload)
@@ -320,6 +334,8 @@ class _Study:
         )
         write_searched(self._directory, searched)
         write_source_cards(self._directory, self._space.models)
+        if self._options.chosen_sampler in BOUNDED and self._space.budget.trials > MOST_TRIALS:
+            self._watch(Note(bounded_text(self._options.chosen_sampler)))
         prior = read_prior(self._directory, self._space.workload)
         strategies = self._strategies(prepared.space, history, prior)
         with ExitStack() as opened:
@@ -329,19 +345,20 @@ class _Study:
             )
             study = opened.enter_context(self._open_study(prepared.space, strategy))
             study.reconcile({record.number: record for record in history.records})
-            loop = SearchLoop(
+            study.name_constraints(self._context.limit_names)
+            searched_study = SearchedStudy(
                 study,
                 prepared.space,
-                pool,
                 self._directory,
                 history,
                 self._context,
-                to_all(self._watch, self._files(shown, prepared)),
+                to_all(self._watch, self._files(study, prepared)),
             )
             # The calibration counts against the user's time limit.
             spent_seconds = time.monotonic() - started
             first = self._enqueued(prepared.space)
             budget = self._search_budget()
+            loop = SearchLoop(searched_study, pool)
             return loop.run(budget, strategy.advise, spent_seconds, first, strategy.explain)
 
     def _search_budget(self) -> Budget:
@@ -372,7 +389,8 @@ class _Study:
                 trials.write(record)
             self._watch(Note(f"{len(reusable)} trials of study {origin} are reused"))
         records = reject_wrong_answers(self._directory.trials, prepared.gated, self._watch)
-        return History(records, contradicted_by(self._directory.confirmations.read_all().values()))
+        packed = {number: with_packed_levels(record) for number, record in records.items()}
+        return History(packed, contradicted_by(self._directory.confirmations.read_all().values()))
 
     def _reusable(self, name: str, prepared: Prepared) -> list[TrialRecord]:
         other = StudyDirectory(self._options.results.absolute() / name)

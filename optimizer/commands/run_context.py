@@ -397,7 +397,9 @@ def with_progress(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher
     Raises:
         StorageError: when a record is damaged.
     """
-    state = RunState(time.time, directory.trials.read_all(), stored_decision(directory).best)
+    trials = directory.trials.read_all()
+    best = stored_decision(directory, trials.values()).best
+    state = RunState(time.time, trials, best, len(directory.confirmations))
     with (
         with_log(directory, watch) as log,
         progress_file(directory, state, time.time) as progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import cast
 
@@ -122,7 +122,7 @@ class Parameter:
         """Name in studies and on the command line: "model.parameter"."""
         return f"{self.model}.{self.name}"
 
-    @property
+    @cached_property
     def definition(self) -> ParameterDefinition:
         """The parameter's entry in the table."""
         return _any_field(self.name) if is_any_field(self.name) else _BY_NAME[self.name]

@@ -21,7 +21,7 @@ PRECISION_RANK: dict[Precision, int] = {
 """A higher rank keeps more of the reference's accuracy; it breaks ties of equal cost."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EngineProfile:
     """Batch sizes of a TensorRT engine, from 1 to `max_batch_size`.
 
@@ -33,7 +33,7 @@ class EngineProfile:
     max_batch_size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ArtifactSpec:
     """The model file that a configuration needs.
 
@@ -62,7 +62,7 @@ class ArtifactSpec:
         return f"{name}/batch {self.profile.optimal_batch_size}..{self.profile.max_batch_size}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Batching:
     """Triton's dynamic batcher, which reads no preferred batch sizes as [max_batch_size]."""
 
@@ -70,7 +70,7 @@ class Batching:
     max_queue_delay_us: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InstanceGroup:
     """An instance group of Triton.
 
@@ -86,7 +86,7 @@ class InstanceGroup:
     threads: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ModelServing:
     """How one model is served.
 
@@ -127,7 +127,7 @@ class ModelServing:
         return sum(group.count * max(1, len(group.logical_gpus)) for group in self.groups)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ArtifactUse:
     """How the configurations of a space serve one artefact.
 
@@ -142,7 +142,7 @@ class ArtifactUse:
     most_instances: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Command-line options of the server; a change of these restarts it.
 
@@ -166,7 +166,7 @@ _ADDED_OPTIONS = ("cache_bytes", "client_shared_memory")
 """Options that digests of earlier versions lack."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ServingConfig:
     """One point of the search: the models, the graph that joins them, and the server's options.
 

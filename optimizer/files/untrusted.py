@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -159,19 +160,27 @@ def check_ranges(value: object, path: str = "") -> None:
             check_ranges(item, f"{path}.{index}")
     if not is_dataclass(value):
         return
-    for field in fields(value):
-        content, field_path = getattr(value, field.name), f"{path}.{field.name}".lstrip(".")
-        if isinstance(content, int | float):
-            _check_number(content, field.name, field_path)
-        else:
+    for name, above_zero, not_negative in _ranges_of(value.__class__):
+        content, field_path = getattr(value, name), f"{path}.{name}" if path else name
+        if not isinstance(content, int | float):
             check_ranges(content, field_path)
+        elif above_zero and not content > 0:
+            raise UnreadableError(f"{field_path} must be above 0, got {content:g}")
+        elif not_negative and content < 0:
+            raise UnreadableError(f"{field_path} must be at least 0, got {content:g}")
 
 
-def _check_number(number: float, name: str, path: str) -> None:
-    if _ABOVE_ZERO.fullmatch(name) and not number > 0:
-        raise UnreadableError(f"{path} must be above 0, got {number:g}")
-    if _NOT_NEGATIVE.fullmatch(name) and number < 0:
-        raise UnreadableError(f"{path} must be at least 0, got {number:g}")
+@cache
+def _ranges_of(kind: type) -> tuple[tuple[str, bool, bool], ...]:
+    """Return name, whether it must be above 0, and at least 0, of each field of a dataclass."""
+    return tuple(
+        (
+            field.name,
+            _ABOVE_ZERO.fullmatch(field.name) is not None,
+            _NOT_NEGATIVE.fullmatch(field.name) is not None,
+        )
+        for field in fields(kind)
+    )
 
 
 def fits_in_64_bits(number: int) -> bool:

@@ -16,7 +16,7 @@ EXAMPLE = "example"
 """Source of a made-up price, as in the files that `init` writes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Price:
     """Price of one instance, and its source.
 
@@ -47,7 +47,7 @@ class Price:
 _HOURS_PER_YEAR = 8766
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Purchase:
     """A machine that is owned.
 
@@ -69,7 +69,7 @@ class Purchase:
         return self.usd / (self.lifetime_years * _HOURS_PER_YEAR) + power
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Demand:
     """Load that the fleet must serve.
 
@@ -83,7 +83,7 @@ class Demand:
     inferences_per_request: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """Cost of a capacity.
 
@@ -131,7 +131,7 @@ def score(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A configuration that may be recommended."""
 

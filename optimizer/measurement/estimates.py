@@ -18,7 +18,7 @@ NORMAL_QUANTILE = float(special.ndtri((1 + CONFIDENCE) / 2))
 """Half width of an interval at `CONFIDENCE`, in standard errors."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Percentile:
     """A percentile of latency with its distribution-free confidence interval.
 

@@ -28,7 +28,7 @@ def floor_per_second(saturation_per_second: float) -> float:
     return max(FLOOR_SHARE * saturation_per_second, _FLOOR_PER_SECOND)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StreamLevel:
     """One stream at one load level.
 
@@ -76,7 +76,7 @@ class StreamLevel:
         return self.latency_ms(self.limit_percentile) / self.limit_ms - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BatchPoint:
     """One point of the service curve: executions of one batch size and their mean compute time."""
 
@@ -90,7 +90,7 @@ class BatchPoint:
         return self.batch_size * self.executions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ServerSplit:
     """Mean times of a request in the server, in ms, and the executed batch sizes.
 
@@ -170,7 +170,7 @@ def inside_server_ms(splits: Sequence[ServerSplit]) -> float | None:
     return inside / requests
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Latencies:
     """Mean ms of the four latencies that SageMaker distinguishes.
 
@@ -187,7 +187,7 @@ class Latencies:
     end_to_end: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """One of the equal parts of a level: good replies in it, and their p95, None without any."""
 
@@ -195,7 +195,7 @@ class Slice:
     p95_ms: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LoadLevel:
     """One measured load.
 
@@ -305,7 +305,7 @@ class LoadLevel:
         return self.limit_overshoot <= 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """All levels of one configuration and the load that they certify.
 
@@ -365,7 +365,7 @@ class Measurement:
         return self.level_at_capacity or nearest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ExtraLimit:
     """Capacity within another latency limit than the workload's own.
 

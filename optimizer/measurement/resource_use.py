@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClientUse:
     """Resources and lag of the load generator over a level.
 
@@ -30,7 +30,7 @@ class ClientUse:
         return self.longest_lag_ms is None or self.lag_ms <= self.longest_lag_ms
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GpuUse:
     """One GPU over a level: means, unless the name says otherwise; None where NVML has no value.
 
@@ -58,7 +58,7 @@ class GpuUse:
         return any("Thermal" in reason for reason in self.throttled)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MachineUse:
     """State of the machine during a level, warm-up included.
 

@@ -19,7 +19,7 @@ Outcome = Literal["ok", "infeasible", "bounded", "failed"]
 bounded: stopped once provably worse than the incumbent. failed: could not be measured."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Seconds:
     """Wall time of a trial, in seconds.
 
@@ -41,7 +41,7 @@ class Seconds:
         return self.total - self.building - self.measuring
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Kind of a failure, whether a retry may succeed, and whether memory ran out."""
 
@@ -50,7 +50,7 @@ class Failure:
     out_of_memory: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrialRecord:
     """One trial.
 

@@ -12,26 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.configuration.model_space import Position
-from optimizer.configuration.search_space import SearchSpace
 from optimizer.errors import EverythingFailedError
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.drift import DriftRuns
 from optimizer.search.running_tasks import LONGEST_WAIT_SECONDS, RunningTasks
-from optimizer.search.trial_ledger import RunningTrial, TrialLedger
+from optimizer.search.trial_ledger import RunningTrial, SearchedStudy, TrialLedger
 from optimizer.search.worker_pool import Task, WorkerPool
 from optimizer.space_file.reader import Budget
-from optimizer.study.context import StudyContext
-from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import (
+    EarlierTrials,
     Note,
     PhaseStarted,
     SearchStatusChanged,
     TrialStarted,
-    Watcher,
 )
-from optimizer.study.history import History, prune_load_factor, why_most_unmeasured
-from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.history import prune_load_factor, why_most_unmeasured
 from optimizer.study.search_status import Advisor, Explain, SearchEnd, SearchStatus
 
 _CONSECUTIVE_FAILURES = 5
@@ -55,25 +51,16 @@ class SearchLoop:
     incumbent, which would bound them.
     """
 
-    def __init__(
-        self,
-        study: OptunaStudy,
-        space: SearchSpace,
-        pool: WorkerPool,
-        directory: StudyDirectory,
-        history: History,
-        context: StudyContext,
-        watch: Watcher,
-    ) -> None:
-        self._study = study
-        self._space = space
-        self._history = history
-        self._context = context
-        self._watch = watch
+    def __init__(self, searched: SearchedStudy, pool: WorkerPool) -> None:
+        self._study = searched.study
+        self._space = space = searched.space
+        self._history = searched.history
+        self._context = searched.context
+        self._watch = searched.watch
         self._baseline = space.config(space.baseline)
-        self._tasks = RunningTasks(pool, watch)
-        self._ledger = TrialLedger(study, space, directory, history, context, watch)
-        self._drift_runs = DriftRuns(self._baseline, directory, context, watch)
+        self._tasks = RunningTasks(pool, self._watch)
+        self._ledger = TrialLedger(searched)
+        self._drift_runs = DriftRuns(self._baseline, searched.directory, self._context, self._watch)
         self._consecutive_repeats = 0
         self._baseline_reruns = False
         self._status: tuple[tuple[int, int], SearchStatus] | None = None
@@ -101,6 +88,7 @@ class SearchLoop:
             WorkersLostError: when no worker is left.
         """
         left = budget.wall_clock_seconds - spent_seconds
+        self._watch(EarlierTrials(self._history.records, self._ledger.best))
         self._watch(PhaseStarted("search", budget.trials, left if math.isfinite(left) else None))
         for position in dict.fromkeys([self._space.baseline, *first, *self._due_retries()]):
             if self._history.decided(self._space.config(position)) is None:
@@ -210,7 +198,7 @@ class SearchLoop:
     def _rerun_baseline(self, last: TrialRecord) -> None:
         """Rerun the baseline after failures; a failure of it too means that the machine is bad."""
         text = f"{_CONSECUTIVE_FAILURES} consecutive trials failed; rerunning the baseline"
-        self._watch(Note(text, True))
+        self._watch(Note(text, warning=True, trouble=True))
         self._baseline_reruns = True
 
         def judge(evaluation: Evaluation, _: tuple[str, ...]) -> None:

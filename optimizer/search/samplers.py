@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
+from optimizer.search.bounded_sampler import BoundedSampler
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy
 from optimizer.study.optuna_space import OptunaSpace
 from optimizer.study.optuna_study import SamplerFactory
@@ -131,11 +132,13 @@ SAMPLERS: Mapping[str, Callable[[AcquisitionPolicy], Strategy]] = {
         lambda seed: GuidedSampler(policy, seed), policy.status, policy.explain
     ),
     "gp": lambda _: Strategy(
-        lambda seed: GPSampler(
-            seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False
+        lambda seed: BoundedSampler(
+            GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, warn_independent_sampling=False)
         )
     ),
-    "tpe": lambda _: Strategy(lambda seed: TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)),
+    "tpe": lambda _: Strategy(
+        lambda seed: BoundedSampler(TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS))
+    ),
     "random": lambda _: Strategy(lambda seed: RandomSampler(seed=seed)),
     "grid": lambda policy: Strategy(lambda seed: GridSampler(policy.space, policy.seed, seed)),
 }
@@ -148,6 +151,9 @@ SAMPLER_PACKAGES: Mapping[str, frozenset[str]] = {
     "grid": frozenset(),
 }
 """Packages that a sampler imports in addition to Optuna."""
+
+BOUNDED = frozenset({"gp", "tpe"})
+"""Samplers that learn from at most `MOST_TRIALS` trials."""
 
 CALIBRATED = frozenset({"guided"})
 """Samplers that use a forecast and therefore need the calibrate phase."""

@@ -10,12 +10,30 @@ from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.context import StudyContext
-from optimizer.study.decision import RunningDecision
+from optimizer.study.decision import ConfirmedCapacity, RunningDecision
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import TrialFinished, TrialRecorded, Watcher
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy, Proposal
 from optimizer.study.trial_records import proposed_record
+
+
+@dataclass(frozen=True)
+class SearchedStudy:
+    """A study that is open for a search.
+
+    Attributes:
+        space: without what the prepare phase dropped.
+        directory: with the records of `history`, to which the search adds.
+        watch: receives the events of the search.
+    """
+
+    study: OptunaStudy
+    space: SearchSpace
+    directory: StudyDirectory
+    history: History
+    context: StudyContext
+    watch: Watcher
 
 
 @dataclass(frozen=True)
@@ -46,32 +64,29 @@ class TrialLedger:
         proposals: number of those that were asked for.
     """
 
-    def __init__(
-        self,
-        study: OptunaStudy,
-        space: SearchSpace,
-        directory: StudyDirectory,
-        history: History,
-        context: StudyContext,
-        watch: Watcher,
-    ) -> None:
-        self._study = study
-        self._space = space
-        self._trials = directory.trials
-        self._history = history
-        self._context = context
-        self._watch = watch
+    def __init__(self, searched: SearchedStudy) -> None:
+        self._study = searched.study
+        self._space = searched.space
+        self._trials = searched.directory.trials
+        self._history = searched.history
+        self._context = context = searched.context
+        self._watch = searched.watch
         self._running: dict[ServingConfig, RunningTrial] = {}
         self.proposals = 0
-        confirmations = directory.confirmations.read_all().values()
+        confirmations = searched.directory.confirmations.read_all().values()
         self._decision = RunningDecision(
-            history.ok, confirmations, context.price, context.demand, space
+            self._history.ok, confirmations, context.price, context.demand, self._space
         )
 
     @property
     def running(self) -> Mapping[ServingConfig, RunningTrial]:
         """The trials without a result, by their configuration."""
         return self._running
+
+    @property
+    def best(self) -> ConfirmedCapacity | None:
+        """The recommendation by the records so far."""
+        return self._decision.decision.best
 
     def propose(self, started: float) -> RunningTrial | None:
         """Return the next trial; None where its proposal repeats another trial.
@@ -118,14 +133,14 @@ class TrialLedger:
         )
         self._study.require_lease()
         self._trials.write(record)
-        self._history.add(record)
+        kept = self._history.add(record)
         del self._running[trial.config]
         self._watch(TrialRecorded(record))
         self._study.tell(record)
         for number in trial.repeats:
             self._study.tell(record, number)
-        self._decision.add(record)
-        self._watch(TrialFinished(record, self._decision.decision.best))
+        self._decision.add(kept)
+        self._watch(TrialFinished(record, self.best))
         if record.unmeasured and record.attempt == 1:
             self._study.enqueue(trial.proposal.position)
         return record

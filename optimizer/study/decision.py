@@ -277,14 +277,16 @@ def p95_at_lowest_load(measurement: Measurement) -> float:
         return math.inf
 
 
-def stored_decision(directory: StudyDirectory) -> Decision:
+def stored_decision(directory: StudyDirectory, trials: Iterable[TrialRecord]) -> Decision:
     """Return what the records in a study's folder recommend; nothing before its search.
+
+    Args:
+        trials: in that folder.
 
     Raises:
         StorageError: when its files are damaged.
     """
     if not directory.searched.exists():
         return Decision()
-    own = read_searched(directory)
-    trials, confirmations = directory.trials.read_all(), directory.confirmations.read_all()
-    return decide(trials.values(), confirmations.values(), own.price, own.demand, own.search_space)
+    own, confirmations = read_searched(directory), directory.confirmations.read_all()
+    return decide(trials, confirmations.values(), own.price, own.demand, own.search_space)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +50,18 @@ class ArtifactReady:
     label: str
     detail: str
     dropped: bool
+
+
+@dataclass(frozen=True)
+class EarlierTrials:
+    """A search goes on from these trials, in the order in which they were told.
+
+    Attributes:
+        best: the recommendation by them.
+    """
+
+    records: Sequence[TrialRecord]
+    best: ConfirmedCapacity | None
 
 
 @dataclass(frozen=True)
@@ -178,10 +190,12 @@ class Note:
 
     Attributes:
         warning: whether it is shown even in quiet mode.
+        trouble: whether somebody who does not watch the run is notified (--notify).
     """
 
     text: str
     warning: bool = False
+    trouble: bool = False
 
 
 Event = (
@@ -189,6 +203,7 @@ Event = (
     | StepStarted
     | StepFinished
     | ArtifactReady
+    | EarlierTrials
     | TrialStarted
     | DriftRunStarted
     | DisturbanceCheckStarted

@@ -9,6 +9,7 @@ from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.measurement.cost import Demand, Price, Score, score
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import Outcome, TrialRecord
+from optimizer.study.packed_levels import with_packed_levels
 
 MAX_ATTEMPTS = 2
 """A transient failure is retried once."""
@@ -40,14 +41,16 @@ class History:
         self._contradicted = frozenset(contradicted)
         self._take(records.values())
 
-    def add(self, record: TrialRecord) -> None:
-        """Add a record, or replace the one of its number."""
+    def add(self, record: TrialRecord) -> TrialRecord:
+        """Add a record, or replace the one of its number; return it with packed levels."""
+        record = with_packed_levels(record)
         last = self._records[-1] if self._records else None
         if record.number not in self._numbers and (last is None or _told(last) < _told(record)):
             self._append(record)
         else:
             others = (other for other in self._records if other.number != record.number)
             self._take([*others, record])
+        return record
 
     def _take(self, records: Iterable[TrialRecord]) -> None:
         self._numbers = set[int]()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import json_to_distribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import _storage as journal_storage
 
 from optimizer.errors import StorageError, UsageError
 from optimizer.files.credentials import without_credentials
@@ -27,7 +30,12 @@ def open_storage(journal: Path, url: str | None, *, create: bool = True) -> Base
     """
     if url is not None:
         return open_database(url, create=create)
+    # Each trial would have distributions of its own, which take more memory than the rest of it.
+    journal_storage.json_to_distribution = _distribution  # type: ignore[attr-defined]
     return JournalStorage(_JournalFile(journal))
+
+
+_distribution = lru_cache(maxsize=None)(json_to_distribution)
 
 
 class _JournalFile(JournalFileBackend):
@@ -42,6 +50,15 @@ class _JournalFile(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._path = path
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Yield the lines from a number on, and remember only where the next line begins.
+
+        Optuna's class remembers it of every line.
+        """
+        yield from super().read_logs(log_number_from)
+        following = max(self._log_number_offset)
+        self._log_number_offset = {0: 0, following: self._log_number_offset[following]}
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append lines."""

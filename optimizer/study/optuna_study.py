@@ -104,6 +104,11 @@ class OptunaStudy:
                     load_if_exists=True,
                 )
                 self._study.set_metric_names([*objectives])
+                # Optuna looks through all trials for a waiting one, before each proposal.
+                pop = self._study._pop_waiting_trial_id
+                self._study._pop_waiting_trial_id = (  # type: ignore[method-assign]
+                    lambda: pop() if self._waiting else None
+                )
                 # Parameters that are not the space's mean a damaged journal. A run that is killed
                 # may leave a trial with some of them.
                 for trial in self._study.get_trials(deepcopy=False):
@@ -160,11 +165,14 @@ class OptunaStudy:
         self._open_trials[trial.number] = trial
         position = self._optuna_space.position(trial.params)
         config = self._space.config(position)
+        params = trial.params
         with storage_failures(self._where):
             trial.set_user_attr("config", config.digest)
             for parameter, at in zip(self._space.parameters, position, strict=True):
-                trial.set_user_attr(parameter.key, label(parameter.values[at]))
-        return Proposal(trial.number, tuple(trial.params.items()), position)
+                value = label(parameter.values[at])
+                if len(parameter.values) > 1 and params.get(parameter.key) != value:
+                    trial.set_user_attr(parameter.key, value)
+        return Proposal(trial.number, tuple(params.items()), position)
 
     def _new_trial(self) -> Trial:
         self._study.sampler = self._make_sampler(_derived_seed(self._seed, self._next_number))
@@ -221,6 +229,28 @@ class OptunaStudy:
                 if key not in constraints:
                     trial.set_constraint(key, value)
             self._study.tell(trial, [record.told_value, *record.told_further])
+
+    def name_constraints(self, names: Sequence[str]) -> None:
+        """Store the constraints' names, in the order of their values, for the dashboard."""
+        with storage_failures(self._where):
+            self._study.set_user_attr("constraints", [*names])
+
+    def attach(self, number: int, file: Path, folder: Path) -> None:
+        """Store a copy of a text file in a folder, for the dashboard.
+
+        Args:
+            number: of the trial that it belongs to, which has not been told yet.
+        """
+        # Optuna's artifact stores import boto3 where it is installed, which takes a second.
+        from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+
+        with storage_failures(self._where):
+            upload_artifact(
+                artifact_store=FileSystemArtifactStore(folder),
+                file_path=str(file),
+                study_or_trial=self._open_trials[number],
+                mimetype="text/plain",
+            )
 
     def require_records(self, numbers: Collection[int], folder: Path) -> None:
         """Check that the records of all told trials are in a folder; keep where that is.

@@ -101,6 +101,7 @@ class Progress:
         events: the latest, as lines.
         ended: how; None while the run goes on, and where it was killed.
         workers: none where one trial runs at a time.
+        confirmations: number of records of confirm phases; None in files of earlier versions.
     """
 
     started: float
@@ -120,6 +121,7 @@ class Progress:
     events: tuple[str, ...]
     ended: str | None = None
     workers: tuple[WorkerProgress, ...] = ()
+    confirmations: int | None = None
     schema_version: Literal[1] = 1
 
 
@@ -199,6 +201,7 @@ def _progress(state: RunState, events: tuple[str, ...], now: float, ended: str |
             for name, own in state.workers.items()
         ),
         trials={**state.trials},
+        confirmations=state.confirmations,
         best=best_so_far(state.best),
         capacities=tuple(state.capacities),
         seconds_left_by_steps=left.by_steps,

@@ -42,13 +42,34 @@ class RecordStore:
 
     def write(self, record: TrialRecord) -> None:
         """Write a record. Raises StorageError."""
-        text = self._json.dump_json(record, indent=2).decode()
-        write_text(self.folder / f"{record.number:05}.json", text + "\n")
+        # Indented, it would be twice as long.
+        text = self._json.dump_json(record).decode()
+        write_text(self._path(record.number), text + "\n")
+
+    def __len__(self) -> int:
+        """Return the number of records, without reading them."""
+        return len(self._paths())
+
+    def read_first(self) -> TrialRecord | None:
+        """Return the record with the lowest number; None without any. Raises StorageError."""
+        paths = self._paths()
+        return self._read(paths[0]) if paths else None
+
+    def read(self, number: int) -> TrialRecord | None:
+        """Return one record; None where there is none. Raises StorageError for a damaged one."""
+        path = self._path(number)
+        return self._read(path) if path.exists() else None
 
     def read_all(self) -> Mapping[int, TrialRecord]:
         """Return all records by number. Raises StorageError, naming the file, for a damaged one."""
-        records = [self._read(path) for path in sorted(self.folder.glob("[0-9]*.json"))]
+        records = [self._read(path) for path in self._paths()]
         return {record.number: record for record in records}
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:05}.json"
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.json"))
 
     def _read(self, path: Path) -> TrialRecord:
         try:

@@ -6,19 +6,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
+from optimizer.files.log_file import LARGEST_BYTES, open_log
 from optimizer.files.untrusted import printable
 from optimizer.study.event_text import event_lines
 from optimizer.study.events import Event, Watcher
 
 
 class RunLog:
-    """Appends events to a file. Write errors are ignored: no run ends because of its log."""
+    """Appends events to a file. Errors of the file are ignored: no run ends because of its log."""
 
-    def __init__(self, file: TextIO, now: Callable[[], datetime]) -> None:
-        self._file: TextIO | None = file
+    def __init__(self, path: Path, now: Callable[[], datetime]) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
         self._now = now
+        with suppress(OSError):
+            self._file = open_log(path)
 
     def __call__(self, event: Event) -> None:
         """Append an event."""
@@ -30,14 +34,20 @@ class RunLog:
             return
         at = self._now().isoformat(sep=" ", timespec="seconds")
         try:
-            self._file.write("".join(f"{at} {printable(line)}\n" for line in lines))
+            if self._file.tell() > LARGEST_BYTES:
+                self._file.close()
+                self._file = open_log(self._path)
+            text = "".join(f"{at} {printable(line)}\n" for line in lines)
+            self._file.write(text.encode(errors="replace"))
             self._file.flush()
         except OSError:
             self._file = None
 
-
-def no_log(_: Event) -> None:
-    """Ignore an event: the log could not be opened."""
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            with suppress(OSError):  # a full disk refuses the buffered rest again
+                self._file.close()
 
 
 @contextmanager
@@ -47,13 +57,7 @@ def run_log(path: Path, now: Callable[[], datetime]) -> Iterator[Watcher]:
     Args:
         now: returns the time, with its zone.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8")
-    except OSError:
-        yield no_log
-        return
-    log = RunLog(file, now)
+    log = RunLog(path, now)
     try:
         log.write("-- run started")
         try:
@@ -63,7 +67,7 @@ def run_log(path: Path, now: Callable[[], datetime]) -> Iterator[Watcher]:
             raise
         log.write("-- run done")
     finally:
-        _close(file)
+        log.close()
 
 
 def end_text(error: BaseException) -> str:
@@ -71,8 +75,3 @@ def end_text(error: BaseException) -> str:
     if isinstance(error, Exception):
         return str(error)
     return f"interrupted ({error})" if str(error) else "interrupted"
-
-
-def _close(file: TextIO) -> None:
-    with suppress(OSError):  # a full disk refuses the buffered rest again
-        file.close()

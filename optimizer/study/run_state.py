@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimizer.configuration.serving_config import describe
@@ -22,6 +22,7 @@ from optimizer.study.events import (
     ArtifactReady,
     DisturbanceCheckStarted,
     DriftRunStarted,
+    EarlierTrials,
     Event,
     LevelFinished,
     LevelStarted,
@@ -35,7 +36,7 @@ from optimizer.study.events import (
     WorkerLost,
     WorkersStarted,
 )
-from optimizer.study.history import History
+from optimizer.study.history import in_order_of_tells, outcome_counts
 
 _LATEST = 40
 """Number of trials whose capacities are kept."""
@@ -123,6 +124,7 @@ class RunState:
         clock: returns seconds.
         earlier: trials of the study that earlier runs measured.
         best: recommendation by the records of earlier runs.
+        confirmations: number of records of the study's confirm phases so far.
 
     Attributes:
         now: what is measured, or was begun last where there are several workers.
@@ -134,6 +136,7 @@ class RunState:
         clock: Callable[[], float],
         earlier: Mapping[int, TrialRecord] | None = None,
         best: ConfirmedCapacity | None = None,
+        confirmations: int = 0,
     ) -> None:
         self._clock = clock
         self.started = clock()
@@ -143,16 +146,14 @@ class RunState:
         self.now = CurrentMeasurement(doing="checking what is needed")
         self.workers: dict[str, RunningWorker] = {}
         self.regret_bound: float | None = None
-        history = History(earlier or {})
-        self.best = best
-        self.trials: dict[Outcome, int] = history.counts()
-        self.capacities = deque((_capacity(r) for r in history.records), maxlen=_LATEST)
-        own = (r.seconds.total for r in history.records if r.origin is None)
-        self._trial_seconds = deque((s for s in own if s > 0), maxlen=_RECENT)
+        self.confirmations = confirmations
+        self._begin_with(in_order_of_tells((earlier or {}).values()), best)
 
     def watch(self, event: Event) -> None:
         """Update the state by an event."""
         match event:
+            case EarlierTrials(records, best):
+                self._begin_with(records, best)
             case PhaseStarted(phase, steps, seconds):
                 self._begin_phase(phase, steps, seconds)
             case ArtifactReady() | StepFinished():
@@ -200,6 +201,13 @@ class RunState:
     def _busy_workers(self) -> int:
         return sum(each.measurement is not None for each in self.workers.values())
 
+    def _begin_with(self, records: Sequence[TrialRecord], best: ConfirmedCapacity | None) -> None:
+        self.best = best
+        self.trials: dict[Outcome, int] = outcome_counts(records)
+        self.capacities = deque((_capacity(r) for r in records), maxlen=_LATEST)
+        own = (r.seconds.total for r in records if r.origin is None)
+        self._trial_seconds = deque((s for s in own if s > 0), maxlen=_RECENT)
+
     def _begin_phase(self, phase: str, steps: int, seconds: float | None) -> None:
         self.phase, self.steps, self.done = phase, max(1, steps), 0
         self.phase_started, self.phase_seconds = self._clock(), seconds
@@ -243,6 +251,8 @@ class RunState:
         # A failed calibration run has no recommendation, and does not withdraw the earlier one.
         if best is not None or self.phase in ("search", "confirm"):
             self.best = best
+        if self.phase == "confirm":
+            self.confirmations += 1
         if self.phase == "search":
             self.trials[record.outcome] += 1
             self.capacities.append(_capacity(record))

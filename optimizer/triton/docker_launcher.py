@@ -19,6 +19,7 @@ from optimizer.configuration.hosting import ContainerHost
 from optimizer.configuration.releases import content_of
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ContainerFailure, ServerFailure, storage_errors
+from optimizer.files.log_file import open_log
 from optimizer.machine.docker_engine import ContainerEngine, ContainerTask, Mount, RunningContainer
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
@@ -136,8 +137,7 @@ class _Log:
 
     def __init__(self, path: Path) -> None:
         with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab")
+            self._file = open_log(path)
         self._path = path
         self._start = self._file.tell()
         self._copying: threading.Thread | None = None

@@ -16,6 +16,7 @@ import psutil
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ServerFailure, StorageError
 from optimizer.files.credentials import without_secrets
+from optimizer.files.log_file import open_log
 from optimizer.machine import child_shim
 from optimizer.machine.slots import Slot
 from optimizer.triton import processes
@@ -92,9 +93,8 @@ class EmbeddedLauncher:
         folder = Path(os.path.commonpath([self._repository, self._backends]))
         command = self._command(options, slot, endpoint, region, folder, completes)
         try:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
             self._repository.mkdir(parents=True, exist_ok=True)
-            with self._log.open("ab") as log:
+            with open_log(self._log) as log:
                 start_of_log = log.tell()
                 process = subprocess.Popen(
                     command,

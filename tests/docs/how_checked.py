@@ -51,6 +51,9 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer recommend t4 a10g --advanced": (
         "needs advanced jobs of two hosts; tests/unit/test_recommending.py ranks generated ones"
     ),
+    "python -m optimizer run search_spaces/bert_large.yaml --notify https://example.com/hook": (
+        "needs GPUs; tests/unit/test_notification.py notifies commands and URLs"
+    ),
     "python -m optimizer serve bundle": _SERVES,
     "python -m optimizer serve quickstart": _SERVES,
     "python -m optimizer serve quickstart --baseline": _SERVES,

@@ -14,9 +14,8 @@ from optimizer.errors import RequirementError, StorageError, StudyBusyError, Usa
 from optimizer.search.samplers import SAMPLERS
 from optimizer.study import database, lease
 from optimizer.study.coordinator_lease import coordinator_lease
-from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.markdown import trial_note
-from optimizer.study.dashboard.server import dashboard_server
+from optimizer.study.dashboard.server import Notes, dashboard_server
 from optimizer.study.database import open_database
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
@@ -83,16 +82,15 @@ def test_the_dashboard_shows_a_study_in_the_database(database_url: str, tmp_path
     proposal = study.ask()
     config = small_space().config(proposal.position)
     record = record_of(proposal.number, config, infeasible(900.0))
-    with DashboardStudy("shown", journal, database_url, artifacts) as shown:
-        shown.name_constraints(["latency.bert"])
-        shown.attach(proposal.number, "config.pbtxt", 'name: "bert"')
-        study.tell(record)
-        assert shown.trials_without_note([proposal.number]) == [proposal.number]
-        shown.note_trial(proposal.number, trial_note(record))
-        shown.note("a note of the study, longer than a column of the table: " + "x" * 5000)
+    study.name_constraints(["latency.bert"])
+    config_file = tmp_path / "config.pbtxt"
+    config_file.write_text('name: "bert"')
+    study.attach(proposal.number, config_file, artifacts)
+    study.tell(record)
     study.close()
     opened(database_url, "another", tmp_path).close()
-    with dashboard_server("shown", journal, database_url, artifacts, 0) as server:
+    notes = Notes(lambda: "of the study", lambda _: trial_note(record))
+    with dashboard_server("shown", journal, database_url, artifacts, 0, notes) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

@@ -1,16 +1,15 @@
-"""Studies that keep for the dashboard what a run keeps: notes, and files of made-up trials."""
+"""Studies that keep for the dashboard what a run keeps: files of made-up trials."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.shipped import shipped
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.study.dashboard.dashboard_study import DashboardStudy
-from optimizer.study.dashboard.writer import StudyNotes, TrialFiles
+from optimizer.study.dashboard.trial_files import TrialFiles
+from optimizer.study.events import Watcher
+from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.searched_space import SearchedSpace
 from optimizer.triton.session import ModelFiles, config_texts
 from optimizer.workload.streams import OutputTensor
@@ -46,19 +45,16 @@ def one_of_each(config: ServingConfig) -> Evaluation:
     return failed("it broke | <b>") if model.instance_count == 2 else infeasible(900.0)
 
 
-@contextmanager
-def shown_search(results: Path) -> Iterator[Search]:
+def shown_search(results: Path) -> Search:
     """A search of four points, of which one fails and one is outside the limits."""
     name = "test"  # As `open_study` has it.
     search = Search(results / name, four_points(), FakeEvaluator(one_of_each))
     searched = SearchedSpace(name, search.space, WORKLOAD, PRICE, DEMAND)
     begin_study(search.directory, searched, MACHINE)
-    search.opened()[0].close()
-    directory = search.directory
-    with DashboardStudy(name, directory.journal, None, directory.artifacts) as shown:
-        notes = StudyNotes(
-            shown, directory, searched, search.context.limit_names, search.events.append
-        )
-        files = TrialFiles(shown, texts_of, directory.server_log_of, search.events.append)
-        search.watchers += [notes, files]
-        yield search
+
+    def files(study: OptunaStudy) -> Watcher:
+        study.name_constraints(search.context.limit_names)
+        return TrialFiles(study, search.directory, texts_of, search.events.append)
+
+    search.watcher_of_study = files
+    return search

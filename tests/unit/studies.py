@@ -27,6 +27,7 @@ from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 from optimizer.search.loop import SearchLoop
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, FixedForecast, no_forecast
+from optimizer.search.trial_ledger import SearchedStudy
 from optimizer.search.worker_pool import InlinePool, WorkerPool
 from optimizer.simulator.forecast import Forecast
 from optimizer.space_file.reader import Budget
@@ -319,6 +320,7 @@ class Search:
     context: StudyContext = SETTING
     watchers: list[Watcher] = field(default_factory=list)
     pool: WorkerPool | None = None
+    watcher_of_study: Callable[[OptunaStudy], Watcher] = lambda _: lambda _: None
 
     @property
     def directory(self) -> StudyDirectory:
@@ -349,15 +351,9 @@ class Search:
         return study, history, policy
 
     def loop(self, study: OptunaStudy, history: History) -> SearchLoop:
-        return SearchLoop(
-            study,
-            self.space,
-            self.pool or InlinePool(self.evaluator, self.context.slot),
-            self.directory,
-            history,
-            self.context,
-            to_all(self.events.append, *self.watchers),
-        )
+        watch = to_all(self.events.append, *self.watchers, self.watcher_of_study(study))
+        searched = SearchedStudy(study, self.space, self.directory, history, self.context, watch)
+        return SearchLoop(searched, self.pool or InlinePool(self.evaluator, self.context.slot))
 
     def run(self, trials: int, wall_clock_seconds: float = 1e9) -> SearchEnd:
         """Start, or go on as a new process would."""

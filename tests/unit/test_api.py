@@ -15,8 +15,6 @@ from optimizer import api
 from optimizer.analysis.study_reading import read_study
 from optimizer.analysis.summary import StudySummary
 from optimizer.cluster.choice import ClusterChoice
-from optimizer.commands import each_accelerator
-from optimizer.commands.each_accelerator import EachResult
 from optimizer.commands.measure import MeasureOptions
 from optimizer.commands.run import RunOptions, RunResult
 from optimizer.errors import UsageError
@@ -229,7 +227,11 @@ def test_the_truth_of_the_simulated_space_is_within_reach(calibrated: Path) -> N
 def test_a_study_of_each_accelerator_is_returned_by_name(
     study: optimizer.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without Ray here; tests/e2e/test_cluster.py runs the same function on a cluster."""
+    """tests/e2e/test_cluster.py runs the same function on a cluster."""
+    pytest.importorskip("ray")
+    from optimizer.commands import each_accelerator
+    from optimizer.commands.each_accelerator import EachResult
+
     error, given = UsageError("no price"), list[RunOptions]()
 
     def run_each_type(options: RunOptions, watch_study: Callable[[str], Watcher]) -> EachResult:

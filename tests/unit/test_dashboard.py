@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -18,18 +16,18 @@ from typing import Any
 import optuna
 import pytest
 
-from optimizer.commands.dashboard import DashboardOptions, open_dashboard
+from optimizer.commands.dashboard import DashboardOptions, note_of_study, open_dashboard
 from optimizer.configuration.model_graph import Step
 from optimizer.errors import RequirementError, StorageError, UsageError
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.dashboard.dashboard_study import DashboardStudy
 from optimizer.study.dashboard.markdown import study_note, trial_note
 from optimizer.study.dashboard.read_only_storage import ChangeRefused, ReadOnlyStorage
-from optimizer.study.dashboard.writer import StudyNotes, tail
+from optimizer.study.dashboard.trial_files import tail
 from optimizer.study.decision import decide
-from optimizer.study.events import Event, Note, PhaseStarted
+from optimizer.study.events import Note
+from optimizer.study.history import outcome_counts
 from optimizer.study.optuna_storage import open_storage
-from optimizer.study.searched_space import read_searched
+from optimizer.study.optuna_study import OptunaStudy
 from tests.unit.shown_studies import shown_search
 from tests.unit.studies import (
     DEMAND,
@@ -65,11 +63,11 @@ def study_in(search: Search) -> optuna.Study:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """Folder of a study of four trials: two ok, one failed, one infeasible."""
-    with shown_search(tmp_path) as search:
-        log = search.directory.server_log
-        log.parent.mkdir(parents=True)
-        log.write_text("loading\nE0101 the model broke\n")
-        search.run(4)
+    search = shown_search(tmp_path)
+    log = search.directory.server_log
+    log.parent.mkdir(parents=True)
+    log.write_text("loading\nE0101 the model broke\n")
+    search.run(4)
     return tmp_path
 
 
@@ -77,7 +75,7 @@ def results(tmp_path: Path) -> Path:
 def served(results: Path, **settings: Any) -> Iterator[str]:
     """The address of a dashboard that serves."""
     request = DashboardOptions("test", 0, results=results, **settings)
-    with open_dashboard(request, print) as server:
+    with open_dashboard(request) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -108,7 +106,8 @@ def note_of(
     phase: str = "phase search",
 ) -> str:
     decision = decide(records, again, PRICE, DEMAND)
-    return study_note("my_study", phase, records, decision, A, regret_bound)
+    counts, baseline = outcome_counts(records), decision.entry_of(A)
+    return study_note("my_study", phase, counts, decision.best, baseline, regret_bound)
 
 
 def test_the_note_names_the_cheapest_within_the_limits() -> None:
@@ -180,10 +179,10 @@ def test_the_note_of_a_pipelines_trial_shows_its_steps() -> None:
 # What a run writes.
 
 
-def test_a_run_keeps_notes_and_files_of_its_trials(results: Path) -> None:
+def test_a_run_keeps_files_of_its_trials(results: Path) -> None:
     search = search_in(results)
     study = study_in(search)
-    assert "4 trials: 2 ok, 1 infeasible, 0 pruned, 1 failed" in dashboard.get_note(study)
+    assert "4 trials: 2 ok, 1 infeasible, 0 pruned, 1 failed" in note_of_study(search.directory)
     assert study.user_attrs["constraints"] == ["latency.bert"]
     folder = search.directory.artifacts
     for record in search.records:
@@ -202,81 +201,20 @@ def test_what_samplers_see_of_constraints_is_what_was_set(results: Path) -> None
     assert all(list(constraints) == ["latency.bert"] for constraints in seen)
 
 
-def test_a_run_that_goes_on_notes_what_lacks_a_note(tmp_path: Path) -> None:
-    with shown_search(tmp_path) as search:
-        del search.watchers[:]
-        search.run(2)
-    with shown_search(tmp_path) as search:
-        search.run(3)
-    study = study_in(search)
-    numbers = [record.number for record in search.records]
-    assert len(numbers) == 3
-    with DashboardStudy("test", search.directory.journal, None, tmp_path) as shown:
-        assert shown.trials_without_note(numbers) == []
-    assert "3 trials" in dashboard.get_note(study)
-
-
 def test_what_cannot_be_written_is_said_once_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise StorageError("cannot write: No space left on device")
 
-    monkeypatch.setattr(DashboardStudy, "note", full)
-    monkeypatch.setattr(DashboardStudy, "attach", full)
-    with shown_search(tmp_path) as search:
-        search.run(4)
+    monkeypatch.setattr(OptunaStudy, "attach", full)
+    search = shown_search(tmp_path)
+    search.run(4)
     said = [event for event in search.events if isinstance(event, Note)]
     assert said == [
-        Note("dashboard notes are no longer written: cannot write: No space left on device", True),
         Note("dashboard files are no longer written: cannot write: No space left on device", True),
     ]
     assert len(search.records) == 4
-
-
-def test_without_the_package_a_run_writes_its_files_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("optimizer.study.dashboard.writer.dashboard_installed", lambda: False)
-    with shown_search(tmp_path) as search:
-        search.run(2)
-        assert [e for e in search.events if isinstance(e, Note)] == []
-    assert len(list(search.directory.artifacts.iterdir())) >= 2
-
-
-_WRITES_A_NOTE = """
-import sys
-from pathlib import Path
-import optuna
-from optimizer.study.dashboard.dashboard_study import DashboardStudy
-from optimizer.study.optuna_storage import open_storage
-
-journal = Path("study.journal")
-study = optuna.create_study(study_name="own", storage=open_storage(journal, None))
-with DashboardStudy("own", journal, None, Path("files")) as shown:
-    shown.note("**text**")
-assert not {"optuna_dashboard", "sklearn", "scipy"} & set(sys.modules)
-
-from optuna_dashboard import get_note
-assert get_note(study) == "**text**"
-"""
-
-
-def test_a_note_is_written_without_what_the_dashboard_s_server_needs(tmp_path: Path) -> None:
-    """In a process of its own: this one has imported everything."""
-    command = [sys.executable, "-W", "ignore", "-c", _WRITES_A_NOTE]
-    subprocess.run(command, cwd=tmp_path, check=True)
-
-
-def test_a_phase_that_searches_nothing_changes_the_note_alone(results: Path) -> None:
-    search = search_in(results)
-    directory = search.directory
-    events: list[Event] = []
-    with DashboardStudy("test", directory.journal, None, directory.artifacts) as shown:
-        searched = read_searched(directory)
-        notes = StudyNotes(shown, directory, searched, ["latency.bert"], events.append)
-        notes(PhaseStarted("confirm", 4))
-    assert "**phase confirm** · 4 trials" in dashboard.get_note(study_in(search))
 
 
 def test_the_tail_of_a_log_begins_with_a_whole_line(tmp_path: Path) -> None:
@@ -311,13 +249,13 @@ def test_the_dashboard_shows_notes_files_and_what_is_infeasible(results: Path) -
 
 
 def test_a_running_search_is_seen_as_it_goes(tmp_path: Path) -> None:
-    with shown_search(tmp_path) as search:
-        search.run(1)
-        with served(tmp_path) as address:
-            before = len(detail(address)["trials"])
-            search.run(4)
-            threading.Event().wait(2.1)  # The dashboard keeps trials for two seconds.
-            after = detail(address)
+    search = shown_search(tmp_path)
+    search.run(1)
+    with served(tmp_path) as address:
+        before = len(detail(address)["trials"])
+        search.run(4)
+        threading.Event().wait(2.1)  # The dashboard keeps trials for two seconds.
+        after = detail(address)
     assert len(after["trials"]) > before
     assert "4 trials" in after["note"]["body"]
 
@@ -343,8 +281,6 @@ def test_the_dashboard_changes_nothing(results: Path, method: str, path: str) ->
 
 def test_the_journal_is_left_as_it_is_by_who_looks(results: Path) -> None:
     journal = results / "test" / "study.journal"
-    with served(results):
-        pass  # It brings the study's note up to the records.
     before = journal.read_bytes()
     with served(results) as address:
         detail(address)
@@ -370,21 +306,28 @@ def test_the_view_of_a_study_refuses_every_change(results: Path) -> None:
 
 
 def test_while_nothing_is_within_the_limits_the_best_is_of_all(tmp_path: Path) -> None:
-    with shown_search(tmp_path) as search:
-        search.evaluator.answer = lambda _: infeasible(900)
-        search.run(2)
+    search = shown_search(tmp_path)
+    search.evaluator.answer = lambda _: infeasible(900)
+    search.run(2)
     with served(tmp_path) as address:
         assert len(detail(address)["best_trials"]) == 1
 
 
-def test_notes_that_are_missing_are_written_unless_the_study_is_run(tmp_path: Path) -> None:
-    with shown_search(tmp_path) as search:
-        del search.watchers[:]
-        search.run(2)
-    with search.directory.locked(), served(tmp_path) as address:
-        assert detail(address)["trials"][0]["note"]["body"] == ""
-    with served(tmp_path) as address:
-        assert "**ok**" in detail(address)["trials"][0]["note"]["body"]
+def test_of_many_trials_the_latest_and_the_best_have_notes(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.study.dashboard.server._MOST_NOTES", 1)
+    with served(results) as address:
+        found = detail(address)
+    assert not any(trial["note"]["body"] for trial in found["trials"][:-1])
+    assert "**ok**" in found["best_trials"][0]["note"]["body"]
+
+
+def test_a_trial_without_a_record_has_no_note(results: Path) -> None:
+    number = search_in(results).records[-1].number
+    (results / "test" / "trials" / f"{number:05}.json").unlink()
+    with served(results) as address:
+        assert detail(address)["trials"][number]["note"]["body"] == ""
 
 
 # What goes wrong.
@@ -393,7 +336,7 @@ def test_notes_that_are_missing_are_written_unless_the_study_is_run(tmp_path: Pa
 def test_a_study_that_is_not_there(tmp_path: Path) -> None:
     with (
         pytest.raises(UsageError, match=f"study 'other' not found in {tmp_path}"),
-        open_dashboard(DashboardOptions("other", results=tmp_path), print),
+        open_dashboard(DashboardOptions("other", results=tmp_path)),
     ):
         pass
 
@@ -402,7 +345,7 @@ def test_a_study_in_a_database_needs_its_address(results: Path) -> None:
     (results / "test" / "study.journal").unlink()
     with (
         pytest.raises(UsageError, match="has no journal file: give the --storage"),
-        open_dashboard(DashboardOptions("test", results=results), print),
+        open_dashboard(DashboardOptions("test", results=results)),
     ):
         pass
 
@@ -418,8 +361,8 @@ def test_a_database_without_the_study(results: Path) -> None:
 
 
 def test_a_study_in_a_database_is_shown(tmp_path: Path) -> None:
-    with shown_search(tmp_path) as search:
-        search.run(1)
+    search = shown_search(tmp_path)
+    search.run(1)
     url = f"sqlite:///{tmp_path}/study.db"
     optuna.copy_study(
         from_study_name="test",
@@ -444,16 +387,16 @@ def test_a_port_that_is_taken(results: Path) -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(UsageError, match=f"--port: port {port} is in use"),
-            open_dashboard(DashboardOptions("test", port, results=results), print),
+            open_dashboard(DashboardOptions("test", port, results=results)),
         ):
             pass
 
 
 def test_a_missing_package_is_named(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.study.dashboard.server.dashboard_installed", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with (
         pytest.raises(RequirementError, match=r"pip install 'triton-cost-optimizer\[dashboard\]'"),
-        open_dashboard(DashboardOptions("test", results=results), print),
+        open_dashboard(DashboardOptions("test", results=results)),
     ):
         pass
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
-    ModelServing,
     ServingConfig,
 )
 from optimizer.measurement.cost import Demand, score
@@ -155,7 +154,7 @@ def test_out_of_memory_rules_out_everything_larger(
 def test_out_of_memory_says_nothing_of_another_artefact() -> None:
     larger = served(16, 4)
     (model,) = larger.models
-    other = ModelServing(**{**vars(model), "artifact": replace(model.artifact, precision="int8")})
+    other = replace(model, artifact=replace(model.artifact, precision="int8"))
     history = history_of((served(8, 2), failed(out_of_memory=True)))
     assert history.decided(ServingConfig((other,))) is None
 

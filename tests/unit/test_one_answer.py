@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import optuna
 import pytest
 
 import optimizer
@@ -23,7 +22,7 @@ from optimizer.analysis.study_status import study_status
 from optimizer.commands import export as exporting
 from optimizer.commands import run as wiring
 from optimizer.commands.compare import CompareOptions, compare_studies
-from optimizer.commands.dashboard import DashboardOptions, open_dashboard
+from optimizer.commands.dashboard import note_of_study
 from optimizer.commands.pareto import ParetoOptions, latency_costs
 from optimizer.commands.recommend import RecommendOptions, recommend_instances
 from optimizer.commands.report import report_study
@@ -34,7 +33,6 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, PhaseStarted, TrialFinished
-from optimizer.study.optuna_storage import open_storage
 from optimizer.study.record_store import RecordStore
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.studies import (
@@ -194,11 +192,7 @@ def _within_own_limit(results: Path, name: str) -> Answer:
 
 
 def _noted(directory: StudyDirectory) -> Answer:
-    with open_dashboard(DashboardOptions(directory.name, 0, results=directory.root.parent), print):
-        pass
-    storage = open_storage(directory.journal, None)
-    note = dashboard.get_note(optuna.load_study(study_name=directory.name, storage=storage))
-    row = re.search(r"\| best, (\w+): trial \d+ \| (.*?) \|", note)
+    row = re.search(r"\| best, (\w+): trial \d+ \| (.*?) \|", note_of_study(directory))
     return None if row is None else (row[2].replace("\\", ""), row[1])
 
 
@@ -267,17 +261,12 @@ def kill_on_the_summary(patch: pytest.MonkeyPatch, kill: Kill) -> None:
     patch.setattr(wiring, "write_summary", lambda *_: kill())
 
 
-def kill_on_the_last_note(patch: pytest.MonkeyPatch, kill: Kill) -> None:
-    patch.setattr("optimizer.study.dashboard.writer.StudyNotes.end", lambda *_: kill())
-
-
 BETWEEN_THE_RENAMES = (kill_on_renaming, 2)
 EVERY = [
     *((kill_on_writing, n) for n in range(1, 5)),
     *((kill_before_measuring, n) for n in range(1, 5)),
     *((kill_on_renaming, n) for n in range(1, 5)),
     (kill_on_the_summary, 1),
-    (kill_on_the_last_note, 1),
 ]
 
 

@@ -156,8 +156,10 @@ def test_a_trial_shows_the_point_that_was_measured(tmp_path: Path) -> None:
     (model,) = record.config.models
     shown = trial.user_attrs
     assert shown["config"] == record.config.digest
-    assert shown["bert.runtime"] == model.artifact.runtime
-    assert shown["bert.instance_count"] == model.groups[0].count
+    point = {**trial.params, **shown}
+    assert point["bert.runtime"] == model.artifact.runtime
+    assert point["bert.instance_count"] == model.groups[0].count
+    assert point["bert.max_batch_size"] in SPACE.parameters[3].values, "its position is a parameter"
     assert (shown["outcome"], shown["reason"]) == ("ok", record.reason)
     assert trial.state == TrialState.COMPLETE
     assert trial.value == record.told_value

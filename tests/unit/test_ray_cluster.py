@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,13 @@ import pytest
 pytest.importorskip("ray")
 
 from optimizer.cluster.ray_cluster import NodeSlot, node_slots
-from optimizer.cluster.ray_worker import NodeContext, slot_on_this_node
+from optimizer.cluster.ray_worker import NodeContext, NodeWorker, Returned, slot_on_this_node
 from optimizer.errors import RequirementError
+from optimizer.machine.leftovers import MARK
 from optimizer.machine.slots import local_slot
+from optimizer.study.events import WorkerLogsRead
 from tests.unit import fake_nvml
+from tests.unit.studies import failed, ok
 
 
 def node(name: str, *, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -91,3 +95,18 @@ def test_a_gpu_that_the_machine_does_not_have_is_an_error_with_those_it_has(
         RequirementError, match="Ray gave GPU 3 to the worker; the machine has GPU-a"
     ):
         slot_on_this_node(slot_of(), ["3"])
+
+
+def test_a_failed_trial_sends_the_logs_of_its_worker_before_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MARK, str(tmp_path))
+    log = tmp_path / "study" / "logs" / "server.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("E0101 the model broke")
+    worker = NodeWorker(slot_of(), "0")
+    worker._context = NodeContext(replace(local_slot(), name="a"), None, worker._messages.put)
+    logs = WorkerLogsRead("a", {"server.log": b"E0101 the model broke"})
+    assert [*worker.evaluate(lambda *_: failed())] == [logs, Returned(failed())]
+    assert [*worker.evaluate(lambda *_: ok(100))] == [Returned(ok(100))]
+    worker.close()

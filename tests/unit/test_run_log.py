@@ -72,14 +72,31 @@ def test_a_log_that_cannot_be_opened_ends_no_run(tmp_path: Path) -> None:
         watch(Note("said"))
 
 
-def test_a_full_disk_ends_the_log_and_no_run() -> None:
-    class Full(io.StringIO):
+def test_a_full_disk_ends_the_log_and_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
         def flush(self) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     file = Full()
-    log = RunLog(file, clock)
+    monkeypatch.setattr("optimizer.study.run_log.open_log", lambda _: file)
+    log = RunLog(tmp_path / "run.log", clock)
     log(Note("one"))
     log(Note("two"))
-    assert "one" in file.getvalue()
-    assert "two" not in file.getvalue()
+    assert b"one" in file.getvalue()
+    assert b"two" not in file.getvalue()
+
+
+def test_a_large_log_begins_anew_and_one_before_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("optimizer.study.run_log", "optimizer.files.log_file"):
+        monkeypatch.setattr(f"{module}.LARGEST_BYTES", 1000)
+    path = tmp_path / "run.log"
+    with run_log(path, clock) as watch:
+        for number in range(100):
+            watch(Note(f"note {number} {'x' * 100}"))
+    assert {file.name for file in tmp_path.iterdir()} == {"run.log", "run.log.1"}
+    assert all(file.stat().st_size < 1300 for file in tmp_path.iterdir())
+    assert "note 99" in path.read_text()

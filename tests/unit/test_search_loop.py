@@ -22,6 +22,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search import loop
 from optimizer.space_file.reader import Budget
 from optimizer.study.events import (
+    EarlierTrials,
     Note,
     PhaseStarted,
     SearchStatusChanged,
@@ -168,7 +169,8 @@ def test_a_configuration_is_told_what_similar_ones_served(search: Search) -> Non
 
 def test_watchers_are_told_what_happens(search: Search) -> None:
     search.run(2)
-    first, *rest = search.events
+    earlier, first, *rest = search.events
+    assert isinstance(earlier, EarlierTrials)
     assert first == PhaseStarted("search", 2, 1e9)
     assert [type(event) for event in rest] == [
         SearchStatusChanged, TrialStarted, TrialRecorded, TrialFinished,

@@ -49,7 +49,7 @@ def test_every_file_of_a_stored_study_is_read(runs: FakeRuns) -> None:
     assert gated.failing is not None
     assert (gated.failing.size, gated.instance_mib) == (4, 12.0)
     assert dropped["dropped"] == "build failed: no"
-    best = stored_decision(directory).best
+    best = stored_decision(directory, directory.trials.read_all().values()).best
     summary = json.loads(directory.summary.read_text())
     assert best is not None
     assert best.candidate.score.replicas == summary["best"]["replicas"]

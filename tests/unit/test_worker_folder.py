@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optimizer.cluster.worker_folder import end_orphans, keep_logs, worker_folder
+from optimizer.cluster.worker_folder import end_orphans, worker_folder
+from optimizer.cluster.worker_logs import keep_logs
 from optimizer.machine.leftovers import MARK
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, WorkerEvent, WorkerLogsRead
@@ -29,6 +30,7 @@ from optimizer.machine import child_shim
 with worker_folder(Path(sys.argv[1]), "study", "node/1"):
     shim = [sys.executable, child_shim.__file__, str(os.getpid()), "0", "--"]
     server = subprocess.Popen([*shim, "/bin/sleep", "600"])
+    os.write(2, b"Fatal Python error")
     print(server.pid, flush=True)
     sys.stdin.read()
 """
@@ -102,12 +104,7 @@ def test_the_logs_of_a_lost_worker_are_found_by_the_next_one_of_its_study(
     root, study = tmp_path / "workers", StudyDirectory(tmp_path / "results" / "study")
     with worker(root, _NODE) as (killed, _):
         [logs] = (path / "logs" for path in root.glob("*/study"))
-        logs.mkdir(exist_ok=True)
         (logs / "server.log").write_bytes(b"early" + b"-" * 2**18 + b"the end")
-        # What the process writes is in a file of Ray's.
-        (logs / "worker.log").unlink(missing_ok=True)
-        (tmp_path / "worker-7.err").write_text("Fatal Python error")
-        (logs / "worker.log").symlink_to(tmp_path / "worker-7.err")
         killed.kill()
         killed.wait()
         events: list[Event] = []

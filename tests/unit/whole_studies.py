@@ -99,7 +99,8 @@ class WholeStudy:
         for number, (which, rate) in enumerate(rounds):
             directory.confirmations.write(record_of(number, every[which], ok(rate, 60.0)))
         if self.pace is not False:
-            best = next(iter(stored_decision(directory).confirmed), None)
+            trials = directory.trials.read_all()
+            best = next(iter(stored_decision(directory, trials.values()).confirmed), None)
             summary = StudySummary(
                 study=self.root.name,
                 ended="the budget is used up",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.level_checks import capacity_basis, level_verdict
-from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import ConfirmedCapacity, Decision
+from optimizer.measurement.trial_record import Outcome, TrialRecord
+from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.event_text import load_text, outcome_name, regret_text
-from optimizer.study.history import outcome_counts
 from optimizer.study.pipeline_times import (
     PipelineTimes,
     StepTimes,
@@ -34,25 +33,26 @@ _VALUE_MEANINGS = {
 def study_note(
     name: str,
     phase: str,
-    records: Sequence[TrialRecord],
-    decision: Decision,
-    baseline: ServingConfig,
+    trials: Mapping[Outcome, int],
+    best: ConfirmedCapacity | None,
+    baseline: ConfirmedCapacity | None,
     regret_bound: float | None = None,
 ) -> str:
     """Return the note of a study.
 
     Args:
         phase: the current phase, or how the run ended.
-        records: of all trials.
-        decision: recommendation by them and the confirm phase.
+        trials: their number by outcome.
+        best: recommendation by them and the confirm phase.
+        baseline: what someone serves who changes nothing, where it was measured.
         regret_bound: as in `SearchStatus`; None once the search is over.
     """
-    counts = ", ".join(f"{n} {outcome_name(o)}" for o, n in outcome_counts(records).items())
-    many = f"{len(records)} trial{'s' if len(records) != 1 else ''}"
+    counts = ", ".join(f"{n} {outcome_name(o)}" for o, n in trials.items())
+    many = f"{(number := sum(trials.values()))} trial{'s' if number != 1 else ''}"
     parts = [f"# {_plain(name)}", f"**{_plain(phase)}** · {many}: {counts}"]
-    if decision.best is not None:
-        parts.append(_best_table(decision.best, decision.entry_of(baseline)))
-    elif records:
+    if best is not None:
+        parts.append(_best_table(best, baseline))
+    elif number:
         parts.append("**Nothing has met the limits so far.**")
     if regret_bound is not None:
         parts.append(f"Remaining potential: {_plain(regret_text(regret_bound))}.")

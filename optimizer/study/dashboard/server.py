@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -14,7 +18,6 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna.artifacts import FileSystemArtifactStore
 
 from optimizer.errors import RequirementError, UsageError
-from optimizer.study.dashboard.dashboard_study import dashboard_installed
 from optimizer.study.dashboard.read_only_storage import ReadOnlyStorage
 from optimizer.study.optuna_storage import close_storage, open_storage, storage_failures
 
@@ -25,9 +28,27 @@ _NAMES = (HOST, "localhost", "[::1]")
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
+_DETAIL = re.compile(r"/api/studies/\d+")
+_MOST_NOTES = 1000
+"""Latest trials of one reply that have notes: each takes a record's reading."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What makes the notes of a study, in Markdown.
+
+    Attributes:
+        study: returns the study's note.
+        trial: returns the note of a trial by its number; None where it has no record.
+    """
+
+    study: Callable[[], str]
+    trial: Callable[[int], str | None]
+
+
 def require_dashboard() -> None:
     """Raise RequirementError where optuna-dashboard is not installed."""
-    if not dashboard_installed():
+    if importlib.util.find_spec("optuna_dashboard") is None:
         raise RequirementError(
             "the dashboard needs optuna-dashboard", "pip install 'triton-cost-optimizer[dashboard]'"
         )
@@ -35,7 +56,7 @@ def require_dashboard() -> None:
 
 @contextmanager
 def dashboard_server(
-    name: str, journal: Path, storage: str | None, artifacts: Path, port: int
+    name: str, journal: Path, storage: str | None, artifacts: Path, port: int, notes: Notes
 ) -> Iterator[WSGIServer]:
     """Yield a server that shows a study once `serve_forever` is called.
 
@@ -45,7 +66,7 @@ def dashboard_server(
         port: 0 takes any free one.
 
     Raises:
-        UsageError: where the study does not exist, or the port is problem.
+        UsageError: where the study does not exist, or the port cannot be used.
         StorageError: when the storage cannot be read.
     """
     where = str(journal) if storage is None else "the study storage"
@@ -55,10 +76,9 @@ def dashboard_server(
             opened.get_study_id_from_name(name)
         except KeyError as error:
             raise UsageError(f"study {name!r} not found in {where}") from error
+    application = _application(ReadOnlyStorage(opened, name), artifacts)
     try:
-        with _listening(
-            _read_only(_application(ReadOnlyStorage(opened, name), artifacts)), port
-        ) as server:
+        with _listening(_read_only(_with_notes(application, notes)), port) as server:
             yield server
     finally:
         close_storage(opened)
@@ -89,6 +109,38 @@ def _read_only(application: Application) -> Application:
         return [json.dumps({"reason": reason}).encode()]
 
     return answer
+
+
+def _with_notes(application: Application, notes: Notes) -> Application:
+    """Wrap an application: put notes into its replies about the study.
+
+    Optuna keeps the notes of all trials in one attribute of the study, which every write of a note
+    copies, and optuna-dashboard goes through all of them for every trial. Notes are therefore made
+    from the records when they are shown.
+    """
+
+    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if not _DETAIL.fullmatch(environ["PATH_INFO"]):
+            return application(environ, start)
+        replies: list[tuple[str, list[tuple[str, str]]]] = []
+        body = b"".join(application(environ, lambda *reply: replies.append(reply[:2])))
+        status, headers = replies[0]
+        if status.startswith("200"):
+            body = _noted(json.loads(body), notes)
+        others = [each for each in headers if each[0].lower() != "content-length"]
+        start(status, [*others, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return answer
+
+
+def _noted(detail: dict[str, Any], notes: Notes) -> bytes:
+    detail["note"] = {"version": 1, "body": notes.study()}
+    for trial in chain(detail["trials"][-_MOST_NOTES:], detail["best_trials"]):
+        text = notes.trial(trial["number"])
+        if text is not None:
+            trial["note"] = {"version": 1, "body": text}
+    return json.dumps(detail).encode()
 
 
 class _Server(ThreadingMixIn, WSGIServer):

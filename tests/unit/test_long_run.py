@@ -1,0 +1,129 @@
+"""What a trial costs beside its measurement must not grow with the number of trials before it."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.storages import JournalStorage
+
+from optimizer.measurement.trial_record import TrialRecord
+from optimizer.space_file.reader import Budget
+from optimizer.study.events import Event, TrialFinished
+from optimizer.study.packed_levels import PackedLevels, with_packed_levels
+from optimizer.study.record_store import RecordStore
+from tests.unit.shown_studies import shown_search
+from tests.unit.studies import FakeEvaluator, Search, ok, record_of, small_space
+
+EARLY, LATE, TRIALS = 20, 100, 20
+"""Counts are taken of `TRIALS` trials from each of these on."""
+
+SPACE = small_space(
+    runtime=("onnxruntime", "openvino", "pytorch"),
+    precision=("fp32", "bf16", "int8"),
+    max_batch_size=tuple(range(1, 65)),
+)
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts what is opened, written, read of the storage, and read of records."""
+    counted = Counter[str]()
+    opened, read = io.open, RecordStore._read
+
+    def count_open(file: Any, *arguments: Any, **named: Any) -> Any:
+        counted["files opened"] += 1
+        return opened(file, *arguments, **named)
+
+    def count_read(store: RecordStore, path: Path) -> TrialRecord:
+        counted["records read"] += 1
+        return read(store, path)
+
+    monkeypatch.setattr(io, "open", count_open)
+    monkeypatch.setattr(builtins, "open", count_open)
+    monkeypatch.setattr(RecordStore, "_read", count_read)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    whole = JournalStorage.get_all_trials
+
+    def count_trials(storage: JournalStorage, *arguments: Any, **named: Any) -> Any:
+        counted["times that all trials were gone through"] += 1
+        return whole(storage, *arguments, **named)
+
+    monkeypatch.setattr(JournalStorage, "get_all_trials", count_trials)
+    return counted
+
+
+def test_a_late_trial_opens_and_writes_and_reads_what_an_early_one_does(
+    tmp_path: Path, counts: Counter[str]
+) -> None:
+    search = shown_search(tmp_path)
+    search.space, search.evaluator = SPACE, FakeEvaluator()
+    journal = search.directory.journal
+    seen: list[tuple[int, Counter[str]]] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            written = journal.stat().st_size
+            so_far = counts | Counter({"bytes of the journal": written})
+            seen.append((event.record.number, so_far))
+
+    search.watchers.append(watch)
+    search.run(LATE + TRIALS + 1)
+    early, late = (_of_proposals(seen, first) for first in (EARLY, LATE))
+    assert (
+        late.get("records read", 0) == late.get("times that all trials were gone through", 0) == 0
+    )
+    for name in ("files opened", "bytes of the journal"):
+        assert 0 < late[name] <= 1.1 * early[name], name
+    assert late["bytes of the journal"] < 5000
+
+
+def _of_proposals(seen: Sequence[tuple[int, Counter[str]]], first: int) -> dict[str, float]:
+    """What each proposal added, from one trial on; some repeat a trial and are only told."""
+    (begin, before), (end, after) = seen[first - 1], seen[first + TRIALS - 1]
+    return {name: (after[name] - before[name]) / (end - begin) for name in after | before}
+
+
+def test_levels_are_packed_in_memory_and_say_the_same(tmp_path: Path) -> None:
+    record = record_of(0, SPACE.config(SPACE.baseline), ok(100.0))
+    packed = with_packed_levels(record)
+    assert packed.measurement is not None
+    assert record.measurement is not None
+    levels = packed.measurement.levels
+    assert isinstance(levels, PackedLevels)
+    assert levels == record.measurement.levels
+    assert (levels[0], len(levels)) == (record.measurement.levels[0], 2)
+    assert packed == record
+    assert with_packed_levels(packed) is packed
+
+
+def test_the_history_of_a_search_packs_levels(tmp_path: Path) -> None:
+    search = Search(tmp_path, SPACE, FakeEvaluator())
+    study, history = search.opened()
+    search.loop(study, history).run(Budget(4, 1e9))
+    for record in history.records:
+        assert record.measurement is not None
+        assert isinstance(record.measurement.levels, PackedLevels)
+    assert list(history.records) == search.records
+
+
+def test_a_record_is_a_line_and_an_indented_one_of_an_earlier_version_is_read(
+    tmp_path: Path,
+) -> None:
+    store = RecordStore(tmp_path)
+    record = record_of(0, SPACE.config(SPACE.baseline), ok(100.0))
+    store.write(record)
+    path = tmp_path / "00000.json"
+    line = path.read_text()
+    assert line.count("\n") == 1
+    path.write_text(json.dumps(json.loads(line), indent=2))
+    assert store.read(0) == record
+    assert store.read(1) is None
+    assert (len(store), store.read_first()) == (1, record)
