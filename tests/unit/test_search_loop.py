@@ -354,7 +354,8 @@ def test_five_failures_in_a_row_have_the_baseline_tried_again(search: Search) ->
         True, False, False, False, False, False, True,
     ]  # fmt: skip
     assert (
-        Note("5 consecutive trials failed; rerunning the baseline", warning=True) in search.events
+        Note("5 consecutive trials failed; rerunning the baseline", warning=True, trouble=True)
+        in search.events
     )
     assert len(search.records) == 6
 
