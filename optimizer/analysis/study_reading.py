@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,14 @@ from optimizer.errors import UsageError
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.informative_trials import informative
 from optimizer.search.lent_calibration import read_prior
-from optimizer.search.surrogate.learnt_forecast import calibrated, to_scale, with_trials
+from optimizer.search.surrogate.learnt_forecast import (
+    MOST_TRIALS,
+    calibrated,
+    to_scale,
+    with_trials,
+)
 from optimizer.simulator.response_cache import answered_by_cache
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_prior import ServicePrior
@@ -127,7 +134,9 @@ class StudyReading:
 
     @cached_property
     def _learnt(self) -> ServiceModel:
-        service = with_trials(self.calibrated, self.trials, self.searched.workload)
+        ranked = sorted(self.trials, key=_told_value)
+        shown = informative(ranked, MOST_TRIALS)
+        service = with_trials(self.calibrated, shown, self.searched.workload)
         return to_scale(service, self._prior, self.calibration)
 
     @cached_property
@@ -196,3 +205,7 @@ def _directory(results: Path, study: str) -> StudyDirectory:
     raise UsageError(
         f"there is no study {study} in {results} that was searched, nor a folder of one"
     )
+
+
+def _told_value(record: TrialRecord) -> float:
+    return math.inf if record.told_value is None else record.told_value

@@ -98,8 +98,8 @@ def history_figure(records: Sequence[TrialRecord]) -> Figure:
     )
     best = [point for point in points if point.best_usd_per_million is not None]
     figure.add_scatter(
-        x=[point.measured_seconds for point in best],
-        y=[point.best_usd_per_million for point in best],
+        x=_rounded(point.measured_seconds for point in best),
+        y=_rounded(point.best_usd_per_million or 0.0 for point in best),
         name="lowest so far",
         mode="lines",
         line={"shape": "hv", "color": COLOURS[0], "width": 2},
@@ -109,9 +109,8 @@ def history_figure(records: Sequence[TrialRecord]) -> Figure:
     )
     for outcome in _OUTCOMES:
         own = [point for point in points if point.outcome == outcome]
-        priced = [point for point in own if point.usd_per_million is not None]
-        _add_trials(figure, outcome, priced, row=1)
-        _add_trials(figure, outcome, [point for point in own if point not in priced], row=2)
+        _add_trials(figure, outcome, [p for p in own if p.usd_per_million is not None], row=1)
+        _add_trials(figure, outcome, [p for p in own if p.usd_per_million is None], row=2)
     figure.update_yaxes(title_text="$ per million at capacity", rangemode="tozero", row=1, col=1)
     if below:
         strip = {"showticklabels": False, "range": [-1, 1], "zeroline": False}
@@ -120,14 +119,19 @@ def history_figure(records: Sequence[TrialRecord]) -> Figure:
     return _laid_out(figure, "Course of the study", 480)
 
 
+def _rounded(values: Iterable[float]) -> list[float]:
+    """Return numbers in the digits that a figure shows, which keeps pages of many trials small."""
+    return [float(f"{value:.6g}") for value in values]
+
+
 def _add_trials(figure: Figure, outcome: Outcome, points: Sequence[HistoryPoint], row: int) -> None:
     if not points:
         return
     colour, symbol = _OUTCOMES[outcome]
     cost = "$%{y:.4f}" if row == 1 else outcome_name(outcome)
     figure.add_scatter(
-        x=[point.measured_seconds for point in points],
-        y=[point.usd_per_million or 0.0 for point in points],
+        x=_rounded(point.measured_seconds for point in points),
+        y=_rounded(point.usd_per_million or 0.0 for point in points),
         name=outcome_name(outcome),
         mode="markers",
         marker={"color": colour, "symbol": symbol, "size": 10},
@@ -202,8 +206,8 @@ def cost_latency_figure(
     for artifact, colour, symbol in zip(artifacts, cycle(COLOURS), cycle(_MARKERS)):
         own = [point for point in points if point.artifact == artifact]
         figure.add_scatter(
-            x=[point.latency_ms for point in own],
-            y=[point.usd_per_million for point in own],
+            x=_rounded(point.latency_ms for point in own),
+            y=_rounded(point.usd_per_million for point in own),
             name=artifact,
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 10},

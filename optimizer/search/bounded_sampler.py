@@ -7,7 +7,6 @@ little: what matters is where the best ones are, and where the space is known to
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Sequence
 from typing import Any, cast
 
@@ -15,6 +14,8 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
+
+from optimizer.search.informative_trials import informative
 
 MOST_TRIALS = 500
 """Completed trials that a sampler learns from: half of them the best, the others spread evenly over
@@ -92,10 +93,7 @@ def selected(trials: Sequence[FrozenTrial], most: int = MOST_TRIALS) -> Sequence
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(completed) <= most:
         return trials
-    ranked = sorted(completed, key=_rank)
-    best, rest = ranked[: most // 2], ranked[most // 2 :]
-    spread = rest[:: math.ceil(len(rest) / (most - len(best)))]
-    kept = {trial.number for trial in (*best, *spread)}
+    kept = {trial.number for trial in informative(sorted(completed, key=_rank), most)}
     return [t for t in trials if t.state != TrialState.COMPLETE or t.number in kept]
 
 

@@ -179,11 +179,11 @@ class RunningDecision:
             return
         best, measured_again = self.decision.best, record.config in self._latest
         self._latest[record.config] = record
-        contenders = list(self._latest.values())
-        if best is not None and not measured_again:
-            baseline = [r for r in [self._latest.get(self._baseline)] if r is not None]
-            contenders = [*baseline, best.trial, record]
-        self.decision = self._decide(contenders)
+        if best is None or measured_again:
+            self.decision = self._decide(self._latest.values())
+            return
+        baseline = [r for r in [self._latest.get(self._baseline)] if r is not None]
+        self.decision = self._decide([*baseline, best.trial, record])
 
 
 def _rank(entry: ConfirmedCapacity) -> tuple[float, ...]:

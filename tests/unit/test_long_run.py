@@ -14,13 +14,18 @@ from typing import Any
 import pytest
 from optuna.storages import JournalStorage
 
+from optimizer.analysis import study_reading
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.surrogate.learnt_forecast import with_trials
+from optimizer.simulator.service_model import ServiceModel
 from optimizer.space_file.reader import Budget
 from optimizer.study.events import Event, TrialFinished
 from optimizer.study.packed_levels import PackedLevels, with_packed_levels
 from optimizer.study.record_store import RecordStore
+from optimizer.workload.streams import Workload
 from tests.unit.shown_studies import shown_search
 from tests.unit.studies import FakeEvaluator, Search, ok, record_of, small_space
+from tests.unit.whole_studies import WholeStudy
 
 EARLY, LATE, TRIALS = 20, 100, 20
 """Counts are taken of `TRIALS` trials from each of these on."""
@@ -127,3 +132,20 @@ def test_a_record_is_a_line_and_an_indented_one_of_an_earlier_version_is_read(
     assert store.read(0) == record
     assert store.read(1) is None
     assert (len(store), store.read_first()) == (1, record)
+
+
+def test_service_times_of_a_long_study_are_learnt_from_some_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their time and memory grow with the cube and the square of the number of trials."""
+    WholeStudy(tmp_path / "one", {0: 50.0, 1: 110.0, 2: 130.0, 3: 258.0}).written()
+    monkeypatch.setattr(study_reading, "MOST_TRIALS", 2)
+    learnt = []
+
+    def count(service: ServiceModel, trials: Sequence[TrialRecord], workload: Workload) -> Any:
+        learnt.extend(trials)
+        return with_trials(service, trials, workload)
+
+    monkeypatch.setattr(study_reading, "with_trials", count)
+    assert not study_reading.read_study(tmp_path, "one").saturated  # these levels have no batches
+    assert [record.number for record in learnt] == [3, 2]

@@ -23,9 +23,9 @@ from optimizer.simulator.service_prior import ServicePrior
 from optimizer.simulator.service_variation import fit_variation, light_load
 from optimizer.workload.streams import Workload
 
-_MOST_TRIALS = 100
-"""Trials that service times are learnt from, the first: later ones change them little, and the time
-that they take grows with the cube of their number."""
+MOST_TRIALS = 100
+"""Trials that service times are learnt from, in a search the first: later ones change them little,
+and the time and the memory that they take grow with the cube and the square of their number."""
 
 _ROUNDS = 2
 """Rounds in which service times and what executes at the same time settle."""
@@ -174,7 +174,7 @@ class LearntForecast:
 
     def _service(self, trials: Sequence[TrialRecord]) -> ServiceModel:
         """Return service times after these trials; the same object for as many as last time."""
-        trials = trials[:_MOST_TRIALS]
+        trials = trials[:MOST_TRIALS]
         if self._last is None or self._last[0] != len(trials):
             self._last = len(trials), self._new_service(trials)
         return self._last[1]

@@ -14,6 +14,7 @@ from scipy import special
 from optimizer.measurement.cost import usd_per_million
 from optimizer.measurement.level import FLOOR_SHARE
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.informative_trials import informative
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.residuals import (
     Observations,
@@ -153,11 +154,8 @@ def informative_trials(trials: Sequence[TrialAtRow]) -> Sequence[TrialAtRow]:
     if len(trials) <= _MOST_TRIALS:
         return trials
     costs = [math.inf if r.told_value is None else r.told_value for _, r in trials]
-    order = np.argsort(costs, kind="stable")
-    half = _MOST_TRIALS // 2
-    others = np.sort(order[half:])
-    spread = others[np.linspace(0, len(others) - 1, half).round().astype(np.int64)]
-    return [trials[n] for n in np.sort(np.concatenate([order[:half], spread])).tolist()]
+    kept = informative(np.argsort(costs, kind="stable").tolist(), _MOST_TRIALS)
+    return [trials[n] for n in sorted(kept)]
 
 
 def _centred(values: Array) -> Array:
