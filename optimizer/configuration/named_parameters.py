@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from types import MappingProxyType
 from typing import cast
 
@@ -122,15 +122,20 @@ class Parameter:
         """Name in studies and on the command line: "model.parameter"."""
         return f"{self.model}.{self.name}"
 
-    @cached_property
+    @property
     def definition(self) -> ParameterDefinition:
         """The parameter's entry in the table."""
-        return _any_field(self.name) if is_any_field(self.name) else _BY_NAME[self.name]
+        return _definition_of(self.name)
 
     @property
     def ordinal(self) -> bool:
         """Whether the values are numbers, so that neighbours in the list behave alike."""
         return all(isinstance(v, int) and not isinstance(v, bool) for v in self.values)
+
+
+@lru_cache(maxsize=1024)
+def _definition_of(name: str) -> ParameterDefinition:
+    return _any_field(name) if is_any_field(name) else _BY_NAME[name]
 
 
 def parameters_in_order(

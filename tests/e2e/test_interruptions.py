@@ -231,7 +231,8 @@ def test_one_process_at_a_time_may_run_a_study(
     first.wait_for("prepare:")
     second = start(space)
     assert second.wait() == 2
-    assert second.errors == f"error: study tiny is being run by process {first.pid}\n"
+    named = f"study tiny in {study.root} is being run by process {first.pid} of "
+    assert second.errors.startswith(f"error: {named}")
     assert first.process.poll() is None, "the first is not disturbed"
     assert study.root.exists()
 

@@ -288,7 +288,8 @@ def test_outliers_of_an_activation_move_into_the_weights(
         graph, _ = quantised(tmp_path / name, make, graphs.rows(shape), scheme)
         request = stack(graphs.rows(shape, seed=9))
         errors.append(error(tmp_path / name, graph, request, "onnxruntime"))
-    assert errors[0] < errors[1] / 3
+    # A third where the processor multiplies in INT8, somewhat more where ONNX Runtime emulates it.
+    assert errors[0] < errors[1] / 2
 
 
 # Activations quantised at run time

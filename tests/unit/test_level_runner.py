@@ -269,7 +269,7 @@ def test_a_model_that_does_not_answer_between_levels_fails_them(make: Make) -> N
 
 def test_others_on_the_cores_are_a_warning(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     busy = iter([0.0, 1e6])
-    monkeypatch.setattr(use.MachineWatch, "_busy_seconds", lambda _: next(busy))
+    monkeypatch.setattr(use, "busy_seconds", lambda _: next(busy))
     [warning] = make().run().warnings
     assert "end them, or expect less capacity and more noise" in warning
 

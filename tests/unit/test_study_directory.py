@@ -128,7 +128,7 @@ def test_a_damaged_record_is_named(directory: StudyDirectory, damage: str) -> No
 def test_a_record_of_another_schema_is_refused(directory: StudyDirectory) -> None:
     directory.trials.write(RECORD)
     path = directory.trials.folder / "00003.json"
-    path.write_text(path.read_text().replace('"schema_version": 4', '"schema_version": 3'))
+    path.write_text(path.read_text().replace('"schema_version":4', '"schema_version":3'))
     rule = r"00003\.json: schema version must be 4, got 3; .* --study NEW"
     with pytest.raises(StorageError, match=rule):
         directory.trials.read_all()
