@@ -140,7 +140,7 @@ def test_service_times_of_a_long_study_are_learnt_from_some_trials(
     """Their time and memory grow with the cube and the square of the number of trials."""
     WholeStudy(tmp_path / "one", {0: 50.0, 1: 110.0, 2: 130.0, 3: 258.0}).written()
     monkeypatch.setattr(study_reading, "MOST_TRIALS", 2)
-    learnt = []
+    learnt: list[TrialRecord] = []
 
     def count(service: ServiceModel, trials: Sequence[TrialRecord], workload: Workload) -> Any:
         learnt.extend(trials)
