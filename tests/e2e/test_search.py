@@ -21,6 +21,7 @@ import pytest
 
 from optimizer.analysis.study_status import study_status
 from optimizer.artifacts.accuracy import compare, misses
+from optimizer.commands.dashboard import note_of_study
 from optimizer.configuration.serving_config import describe
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.optuna_storage import open_storage
@@ -207,9 +208,7 @@ def test_each_trial_keeps_what_it_was_served_with(finished: Finished) -> None:
 
 
 def test_the_note_says_what_the_study_came_to(finished: Finished) -> None:
-    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
-    storage = open_storage(finished.study.journal, None)
-    note = dashboard.get_note(optuna.load_study(study_name="tiny", storage=storage))
+    note = note_of_study(finished.study)
     assert "**ended: " in note
     assert "best, confirmed" in note
 
