@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from optimizer.errors import UsageError
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.informative_trials import informative
+from optimizer.search.informative_trials import informative, told_or_worst
 from optimizer.search.lent_calibration import read_prior
 from optimizer.search.surrogate.learnt_forecast import (
     MOST_TRIALS,
@@ -134,8 +133,7 @@ class StudyReading:
 
     @cached_property
     def _learnt(self) -> ServiceModel:
-        ranked = sorted(self.trials, key=_told_value)
-        shown = informative(ranked, MOST_TRIALS)
+        shown = informative(sorted(self.trials, key=told_or_worst), MOST_TRIALS)
         service = with_trials(self.calibrated, shown, self.searched.workload)
         return to_scale(service, self._prior, self.calibration)
 
@@ -205,7 +203,3 @@ def _directory(results: Path, study: str) -> StudyDirectory:
     raise UsageError(
         f"there is no study {study} in {results} that was searched, nor a folder of one"
     )
-
-
-def _told_value(record: TrialRecord) -> float:
-    return math.inf if record.told_value is None else record.told_value

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
+from optimizer.measurement.trial_record import TrialRecord
+
 _T = TypeVar("_T")
 
 
@@ -22,3 +24,8 @@ def informative(ranked: Sequence[_T], most: int) -> Sequence[_T]:
         return ranked
     best, rest = ranked[: most // 2], ranked[most // 2 :]
     return [*best, *rest[:: math.ceil(len(rest) / (most - len(best)))]]
+
+
+def told_or_worst(record: TrialRecord) -> float:
+    """Return what trials are ranked by: the told value, infinity for one that has none."""
+    return math.inf if record.told_value is None else record.told_value

@@ -14,7 +14,7 @@ from scipy import special
 from optimizer.measurement.cost import usd_per_million
 from optimizer.measurement.level import FLOOR_SHARE
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.informative_trials import informative
+from optimizer.search.informative_trials import informative, told_or_worst
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.search.surrogate.residuals import (
     Observations,
@@ -153,7 +153,7 @@ def informative_trials(trials: Sequence[TrialAtRow]) -> Sequence[TrialAtRow]:
     """Return at most `_MOST_TRIALS`, in their order, so that a long search costs no more."""
     if len(trials) <= _MOST_TRIALS:
         return trials
-    costs = [math.inf if r.told_value is None else r.told_value for _, r in trials]
+    costs = [told_or_worst(record) for _, record in trials]
     kept = informative(np.argsort(costs, kind="stable").tolist(), _MOST_TRIALS)
     return [trials[n] for n in sorted(kept)]
 
