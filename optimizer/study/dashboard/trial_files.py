@@ -5,12 +5,12 @@ No search reads these files, and a write error ends no run.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import StorageError, storage_errors
+from optimizer.files.owned_names import temporary_folder
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note, TrialRecorded, TrialStarted, Watcher
@@ -64,10 +64,10 @@ class TrialFiles:
             return
         folder = self._directory.artifacts
         try:
-            with storage_errors(folder), tempfile.TemporaryDirectory() as temporary:
+            with storage_errors(folder), temporary_folder() as temporary:
                 folder.mkdir(parents=True, exist_ok=True)
                 for name, text in files.items():
-                    file = Path(temporary) / name
+                    file = temporary / name
                     file.write_text(text, encoding="utf-8")
                     self._study.attach(number, file, folder)
         except StorageError as error:
