@@ -28,6 +28,7 @@ Exceptions of a library are turned into these by the package that uses the libra
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,11 @@ _SHOWN = 50
 
 _SOURCE_LINES = re.compile(r"\A(?:Exception from \S+:\d+:\s*\n)+")
 _TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error says that the disk, or what this user may have of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from optimizer.errors import DamagedStudyError, StorageError, UsageError
+from optimizer.errors import DamagedStudyError, StorageError, UsageError, is_disk_full
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.transport_costs import TransportComparison
@@ -20,8 +20,6 @@ from optimizer.study.folder_lease import FolderLease
 from optimizer.study.lease import Holder, Lease, Warn, taken_over
 from optimizer.study.record_store import RecordStore
 from optimizer.study.winner_file import WinnerFile
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class StudyDirectory:
@@ -94,7 +92,7 @@ class StudyDirectory:
             self._lease.mkdir(parents=True, exist_ok=True)
             os.utime(self._lease)  # refused where nothing can be written
         except OSError as error:
-            if error.errno in _FULL:
+            if is_disk_full(error):
                 raise StorageError(f"cannot write {self._lease}: {error.strerror}") from error
             raise UsageError(
                 f"results cannot be written to {self.root}: {error.strerror}"

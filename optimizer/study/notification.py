@@ -7,7 +7,6 @@ can neither stop nor delay, except by `_SECONDS_AT_END` at its end.
 from __future__ import annotations
 
 import base64
-import errno
 import json
 import os
 import shlex
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from optimizer.errors import UsageError, innermost
+from optimizer.errors import UsageError, innermost, is_disk_full
 from optimizer.files.credentials import without_credentials
 from optimizer.study.events import Event, Note, Watcher
 from optimizer.study.run_log import end_text
@@ -255,7 +254,6 @@ def notifying(
 
 
 def _kind_of(error: BaseException) -> Kind:
-    cause = innermost(error)
-    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(innermost(error)):
         return "disk_full"
     return "failed" if isinstance(error, Exception) else "interrupted"

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from optimizer.search.surrogate.residuals import Mixture, ResidualModel, Rows
+from optimizer.search.surrogate.mixture import Mixture
+from optimizer.search.surrogate.residuals import ResidualModel, Rows
 
 _AT_ONCE = 128
 """Points that are added together: their distances to all points are kept in memory."""
@@ -33,8 +34,8 @@ class PendingResiduals:
 
     def mixture(self, at: NDArray[np.int64] | slice = slice(None)) -> Mixture:
         """Return the predictions of the points with these indices; of all by default."""
-        sds = [np.sqrt(np.maximum(variance[at], 1e-12)) for variance in self._variances]
-        return Mixture(self._model.weights, [mean[at] for mean in self._means], sds)
+        means, variances = [x[at] for x in self._means], [x[at] for x in self._variances]
+        return Mixture.of(self._model.weights, means, variances)
 
     def add(self, at: NDArray[np.int64]) -> None:
         """Count points as measured, by their indices."""

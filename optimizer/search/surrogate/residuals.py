@@ -16,7 +16,7 @@ search.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import cast
 
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from optimizer.search.surrogate.mixture import Mixture, Prediction
 from optimizer.search.surrogate.point_features import PointFeatures
 
 Array = NDArray[np.float64]
@@ -181,41 +182,6 @@ class Observations:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Mean and variance of some points' residuals by one fit, without noise, [points].
-
-    Attributes:
-        explained: its squares sum up to the variance that the observations took away,
-            [observations, points].
-    """
-
-    mean: Array
-    variance: Array
-    explained: Array
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Means and standard deviations of the same points by several fits, with their weights."""
-
-    weights: Sequence[float]
-    means: Sequence[Array]
-    sds: Sequence[Array]
-
-    @property
-    def moments(self) -> tuple[Array, Array]:
-        """Mean and standard deviation of all fits together."""
-        mean = self.expectation(lambda mean, _: mean)
-        squares = self.expectation(lambda mean, sd: mean**2 + sd**2)
-        return mean, np.sqrt(np.maximum(squares - mean**2, 1e-12))
-
-    def expectation(self, of: Callable[[Array, Array], Array]) -> Array:
-        """Return the expectation of a function of mean and standard deviation, [points]."""
-        fits = zip(self.weights, self.means, self.sds, strict=True)
-        return cast(Array, sum(weight * of(mean, sd) for weight, mean, sd in fits))
-
-
-@dataclass(frozen=True)
 class ResidualModel:
     """The posterior of every point's residual.
 
@@ -260,8 +226,8 @@ class ResidualModel:
     def mixture(self, rows: Rows) -> Mixture:
         """Return the predictions of the points by all fits."""
         predictions = self.predictions(rows)
-        sds = [np.sqrt(np.maximum(each.variance, 1e-12)) for each in predictions]
-        return Mixture(self.weights, [each.mean for each in predictions], sds)
+        means = [each.mean for each in predictions]
+        return Mixture.of(self.weights, means, [each.variance for each in predictions])
 
     def predictions(self, rows: Rows) -> list[Prediction]:
         """Return the prediction of the points by each fit."""
