@@ -163,7 +163,7 @@ def test_a_changed_delay_fails_by_its_name(bundle: Path, verify: Verify) -> None
 def test_a_wrong_output_fails(bundle: Path, verify: Verify) -> None:
     code = bundle / "bert" / "1" / "model.py"
     changed(code, "np.split(array", "np.split(-array")
-    verified = verify(signed(bundle))
+    verified = verify(signed(bundle), "--allow-code")
     assert verified.code == 1
     assert verified.check("outputs")["outcome"] == "fail"
     assert "mean cosine must be at least 0.95, got -1" in verified.check("outputs")["text"]
@@ -175,7 +175,7 @@ def test_a_slower_model_misses_the_limit(bundle: Path, verify: Verify) -> None:
     changed(code, "def execute(self, requests):\n", (
         "def execute(self, requests):\n        import time; time.sleep(0.25)\n"
     ))  # fmt: skip
-    verified = verify(signed(bundle), *LAX)
+    verified = verify(signed(bundle), "--allow-code", *LAX)
     assert verified.code == 1
     assert verified.check("outputs")["outcome"] == "pass"
     assert verified.check("limit")["outcome"] == "fail"
