@@ -66,6 +66,7 @@ from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
 from optimizer.study.notification import NotificationTarget, notifying, target_of
 from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.packed_levels import with_packed_levels
 from optimizer.study.search_status import SearchEnd
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from optimizer.study.trial_records import objective_names
@@ -388,7 +389,8 @@ class _Study:
                 trials.write(record)
             self._watch(Note(f"{len(reusable)} trials of study {origin} are reused"))
         records = reject_wrong_answers(self._directory.trials, prepared.gated, self._watch)
-        return History(records, contradicted_by(self._directory.confirmations.read_all().values()))
+        packed = {number: with_packed_levels(record) for number, record in records.items()}
+        return History(packed, contradicted_by(self._directory.confirmations.read_all().values()))
 
     def _reusable(self, name: str, prepared: Prepared) -> list[TrialRecord]:
         other = StudyDirectory(self._options.results.absolute() / name)

@@ -39,7 +39,7 @@ class History:
     ) -> None:
         self._earlier_numbers = frozenset(records)
         self._contradicted = frozenset(contradicted)
-        self._take(map(with_packed_levels, records.values()))
+        self._take(records.values())
 
     def add(self, record: TrialRecord) -> TrialRecord:
         """Add a record, or replace the one of its number; return it with packed levels."""
