@@ -16,6 +16,7 @@ import numpy as np
 
 from optimizer.artifacts.accuracy import (
     Accuracy,
+    FailingBatch,
     compare_outputs,
     misses,
     outputs_mismatch,
@@ -27,7 +28,7 @@ from optimizer.configuration.runtimes.spec import Kind
 from optimizer.errors import TrialFailure
 from optimizer.search.gate_server import DeployedPipeline, GateServer, GateSubject
 from optimizer.study.events import Watcher
-from optimizer.study.gated_artifact import FailingBatch, GatedShapes, GatePlan
+from optimizer.study.gated_artifact import GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
 from optimizer.workload.data_types import concatenated
 from optimizer.workload.model_spec import ModelSpec
