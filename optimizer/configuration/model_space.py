@@ -130,6 +130,7 @@ class ModelSpace:
                 tuple(sorted({model.max_batch_size for model in own})),
                 tuple(sorted({model.padding for model in own})),
                 max(model.most_instances for model in own),
+                any(model.cuda_graphs for model in own),
             )
             for spec, own in uses.items()
         }

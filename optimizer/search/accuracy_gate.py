@@ -91,7 +91,8 @@ class AccuracyGate:
             UsageError: when the task's metric cannot be calculated.
         """
         placement = (self.kind, self.cores)
-        subject = GateSubject(artifact, model, prepared.outputs, pipeline)
+        graph_lengths = tuple(sorted(plan.lengths)) if plan.cuda_graphs else ()
+        subject = GateSubject(artifact, model, prepared.outputs, pipeline, graph_lengths)
         server = GateServer(self.session, subject, placement, self.watch)
         try:
             return _Judge(server, model, prepared, plan).judge()

@@ -70,12 +70,14 @@ class GateSubject:
             part of, whose answers show whether its parts answer correctly.
         outputs: of the target.
         pipeline: of the target; None for a model that is served alone.
+        graph_lengths: lengths in tokens that CUDA graphs are recorded for; empty without graphs.
     """
 
     artifact: ModelArtifact
     target: ModelSpec
     outputs: tuple[OutputTensor, ...]
     pipeline: DeployedPipeline | None = None
+    graph_lengths: tuple[int, ...] = ()
 
 
 class GateServer:
@@ -97,6 +99,7 @@ class GateServer:
         self._model = subject.target
         self._outputs = subject.outputs
         self._pipeline = subject.pipeline
+        self._graph_lengths = subject.graph_lengths
         self._placement = placement
         self._watch = watch
         self._served: ServedModel | None = None
@@ -260,6 +263,8 @@ class GateServer:
             max_batch_size=largest,
             batching=Batching(max_queue_delay_us=delay_us) if largest > 1 else None,
             groups=(on_cpu if kind == "KIND_CPU" else InstanceGroup(kind, count, (0,)),),
+            padding=self._graph_lengths,
+            cuda_graphs=bool(self._graph_lengths),
         )
 
 

@@ -27,19 +27,24 @@ class GatePlan:
         max_batch_sizes: of the configurations, ascending.
         request_size: inferences in one request, the smallest batch.
         most_instances: of the configurations, on a device.
+        cuda_graphs: whether one of the configurations records CUDA graphs. The gate then records
+            them for all lengths, so that it judges them and measures their memory.
     """
 
     lengths: tuple[int, ...]
     max_batch_sizes: tuple[int, ...]
     request_size: int = 1
     most_instances: int = 1
+    cuda_graphs: bool = False
 
     @classmethod
     def of(cls, use: ArtifactUse, payloads: Payloads, request_size: int) -> GatePlan:
         """Return a plan for everything that the points of a space can send to one artefact."""
         lengths = {n for padding in use.paddings for n in payloads.sent_lengths(padding)}
         longest_first = tuple(sorted(lengths, reverse=True))
-        return cls(longest_first, use.max_batch_sizes, request_size, use.most_instances)
+        return cls(
+            longest_first, use.max_batch_sizes, request_size, use.most_instances, use.cuda_graphs
+        )
 
     @property
     def largest(self) -> int:

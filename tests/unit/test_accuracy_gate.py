@@ -359,3 +359,10 @@ def test_wrong_batches_of_a_step_leave_the_space_of_that_step() -> None:
     assert result.failing is not None
     assert result.failing.size == 4
     assert result.dropped is None
+
+
+def test_engines_are_judged_and_measured_with_the_cuda_graphs_of_the_space() -> None:
+    _, session, _ = judged(sums, plan=replace(PLAN, cuda_graphs=True))
+    assert all(m.cuda_graphs and m.padding == (2, 4) for c in session.served for m in c.models)
+    _, session, _ = judged(sums)
+    assert not any(model.cuda_graphs for config in session.served for model in config.models)
