@@ -27,6 +27,9 @@ from optimizer.triton.repository import ModelWriter, config_of
 from optimizer.workload.streams import OutputTensor, Payloads
 
 _LOAD_SECONDS = 120.0
+_COLD_BYTES_PER_SECOND = 10e6
+"""Of a network disk whose blocks are fetched from a snapshot when they are first read."""
+
 _UNLOAD_SECONDS = 10.0
 _DYING_SECONDS = 0.5
 """A killed server drops its connections before its exit can be observed."""
@@ -51,6 +54,12 @@ class ModelFiles:
     outputs: tuple[OutputTensor, ...]
     engine: EngineFacts | None = None
     version: str = ""
+
+
+def _load_seconds(artifact: Path) -> float:
+    """Return the time that a model may take to load, its files read from a cold disk."""
+    size = sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
+    return _LOAD_SECONDS + size / _COLD_BYTES_PER_SECOND
 
 
 def files_of(
@@ -144,14 +153,14 @@ class ServingSession:
             models = {model.name: model for model in config.models}
             for name, steps in (config.graph or NO_GRAPH).loads(tuple(models)):
                 written = {
-                    each: self._written(models[each], files[each], served.control)
+                    each: self._written(models[each], files[each], served.server)
                     for each in (*steps, name)
                 }
                 requested, paths = written.pop(name)
                 served.control.load(
                     name,
                     requested,
-                    _LOAD_SECONDS * (1 + len(steps)),
+                    sum(_load_seconds(files[each].artifact) for each in (*steps, name)),
                     paths=paths,
                     version=files[name].version,
                     steps=written,
@@ -163,11 +172,12 @@ class ServingSession:
             raise self.failure(error) from error
 
     def _written(
-        self, model: ModelServing, files: ModelFiles, control: ServerControl
+        self, model: ModelServing, files: ModelFiles, server: RunningServer
     ) -> RequestedModel:
         """Write a model to the repository; return the configuration that is written."""
         if files.engine is not None:
-            refuse_mismatch(files.engine, control.version(), self._gpus)
+            version = server.control.version()
+            refuse_mismatch(files.engine, version, self._gpus, server.tensorrt)
         config = self._repository.write(model, files.artifact, files.payloads, files.outputs)
         return config, [path for path, _ in model.parameters]
 

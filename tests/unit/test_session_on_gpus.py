@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.serving_config import ModelServing, ServerOptions, ServingConfig
+from optimizer.errors import ModelLoadFailure
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import Slot
 from optimizer.triton import session as session_module
@@ -75,3 +78,28 @@ def test_options_of_the_server_start_it_anew(tmp_path: Path, open_session: Open)
         serve(session, tmp_path, config)
         session.retire()
     assert server.starts == [ServerOptions(), CONFIG.server, ServerOptions()]
+
+
+def test_an_engine_is_compared_with_the_tensorrt_of_the_servers_image(
+    tmp_path: Path, open_session: Open
+) -> None:
+    server = FakeGpuServer(instance_mib=10.0)
+    server.tensorrt = "10.13.0.35"  # Triton 2.69.0 was released with 10.16.1.11
+    model = CONFIG.models[0]
+    for built_with, fits in (("10.13.0.35", True), ("10.16.1.11", False)):
+        engine = EngineFacts(built_with, "Tesla T4", (7, 5))
+        files = {model.name: ModelFiles(tmp_path, PAYLOADS, (OUTPUT,), engine)}
+        with nullcontext() if fits else pytest.raises(ModelLoadFailure, match=built_with):
+            open_session(server).serve(CONFIG, files)
+
+
+def test_a_large_plan_may_take_longer_to_load_from_a_cold_disk(
+    tmp_path: Path, open_session: Open
+) -> None:
+    server = FakeGpuServer(instance_mib=10.0)
+    serve(open_session(server), tmp_path)
+    with (tmp_path / "artifact" / "model.plan").open("wb") as plan:
+        plan.truncate(1_350_000_000)
+    serve(open_session(server), tmp_path)
+    small, large = server.load_timeouts
+    assert (small, large - small) == (120.0, 135.0)
