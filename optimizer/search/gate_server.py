@@ -17,6 +17,7 @@ from optimizer.configuration.serving_config import (
 )
 from optimizer.errors import ConfigMismatch, TrialFailure
 from optimizer.measurement.level import ServerSplit
+from optimizer.measurement.model_memory import ModelMemory
 from optimizer.study.events import Note, Watcher
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
@@ -148,9 +149,9 @@ class GateServer:
         return self._infer_with_retry([requests], batch)
 
     @property
-    def models_mib(self) -> float | None:
-        """Memory of all models that are served, None where it cannot be measured."""
-        return self._session.memory_of_models_mib() if self._served is not None else None
+    def models_memory(self) -> ModelMemory:
+        """Memory of all models that are served."""
+        return self._session.memory_of_models() if self._served is not None else ModelMemory()
 
     @property
     def serves_step(self) -> bool:

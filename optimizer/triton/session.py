@@ -19,6 +19,7 @@ from optimizer.configuration.serving_config import (
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
+from optimizer.measurement.model_memory import ModelMemory
 from optimizer.triton.client_errors import UnexplainedLoadFailure
 from optimizer.triton.control import RequestedModel, ServerControl
 from optimizer.triton.deployed_config import CONFIG_FILE
@@ -128,7 +129,7 @@ class ServingSession:
         self._running: ServedConfiguration | None = None
         self._options: ServerOptions | None = None
         self._memory_when_new: int | None = None
-        self._empty_mib: float | None = None
+        self._empty = ModelMemory()
 
     def __enter__(self) -> ServingSession:
         return self
@@ -191,16 +192,17 @@ class ServingSession:
         except ServerFailure:
             self.stop()
 
-    def memory_of_models_mib(self) -> float | None:
-        """Return the memory of the loaded models, on the fullest GPU or else of the machine."""
-        now = self._memory_mib()
-        return now - self._empty_mib if now is not None and self._empty_mib is not None else None
+    def memory_of_models(self) -> ModelMemory:
+        """Return the memory of the loaded models."""
+        return self._memory() - self._empty
 
-    def _memory_mib(self) -> float | None:
-        if self._slot.gpu_uuids:
-            return memory_in_use_mib(self._slot.gpu_uuids)
+    def _memory(self) -> ModelMemory:
+        """Return the memory in use by the server and its models, and by others on its GPUs."""
         in_use = self._running.server.memory_with_models_bytes() if self._running else None
-        return in_use / 2**20 if in_use is not None else None
+        of_server = in_use / 2**20 if in_use is not None else None
+        if self._slot.gpu_uuids:
+            return ModelMemory(memory_in_use_mib(self._slot.gpu_uuids), of_server)
+        return ModelMemory(of_server)
 
     def failure(self, error: TrialFailure) -> TrialFailure:
         """Stop the server after `error` and return the failure that explains it best.
@@ -246,7 +248,7 @@ class ServingSession:
             self._running = ServedConfiguration(server, server.control, start_seconds=seconds)
             self._options = options
             self._memory_when_new = server.memory_bytes()
-            self._empty_mib = self._memory_mib()
+            self._empty = self._memory()
         return self._running
 
     def _must_restart(self, running: ServedConfiguration, options: ServerOptions) -> bool:
@@ -262,9 +264,10 @@ class ServingSession:
 
     def _gpu_memory_is_kept(self, running: ServedConfiguration) -> bool:
         """Return whether a GPU holds more than with a new server, although no model is loaded."""
-        end = time.monotonic() + _MEMORY_RELEASE_SECONDS
-        while (kept := self.memory_of_models_mib()) is not None and not running.control.loaded:
-            if kept * 2**20 <= _MEMORY_GROWTH_BYTES:
+        empty_mib, end = self._empty.device_mib, time.monotonic() + _MEMORY_RELEASE_SECONDS
+        while empty_mib is not None and not running.control.loaded:
+            in_use_mib = memory_in_use_mib(self._slot.gpu_uuids)
+            if in_use_mib is None or (in_use_mib - empty_mib) * 2**20 <= _MEMORY_GROWTH_BYTES:
                 return False
             if time.monotonic() > end:
                 return True

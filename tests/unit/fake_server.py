@@ -16,6 +16,10 @@ EMPTY_MIB = 400.0
 """What the CUDA context of a server takes."""
 
 
+HOST_MIB = 4000
+"""What a process with PyTorch takes of the machine's memory."""
+
+
 class FakeGpuServer:
     """Both ends: the launcher that starts it, and what it does."""
 
@@ -71,7 +75,7 @@ class FakeGpuServer:
         return 2**20
 
     def memory_with_models_bytes(self) -> int:
-        return 2**20
+        return 2**20 + HOST_MIB * 2**20 * len(self.loaded)
 
     def stop(self) -> None:
         self.loaded = ()

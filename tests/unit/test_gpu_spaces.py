@@ -196,6 +196,27 @@ def test_memory_leaves_out_what_cannot_fit() -> None:
     assert left == {("fp16", 1), ("fp16", 2), ("fp16", 4), ("fp32", 1), ("fp32", 2)}
 
 
+def test_the_machines_memory_holds_the_instances_of_all_gpus() -> None:
+    space = gpu_space(instance_count=(1, 2, (1, 2)))
+    need = dict.fromkeys(space.artifacts, 4000.0)
+    fitting = space.within_memory(14_000.0, need, of_machine=True)
+    assert {model.instance_count for model in models(fitting)} == {2, 3}
+    on_gpus = space.within_memory(1500.0, dict.fromkeys(space.artifacts, 1000.0))
+    both = on_gpus.within_memory(14_000.0, need, of_machine=True)
+    assert {model.instance_count for model in models(both)} == {2}
+    rule = "the instances fit in 7000 MiB of the machine's memory"
+    with pytest.raises(EmptySpaceError, match=rule):
+        len(space.within_memory(7000.0, need, of_machine=True))
+
+
+def test_the_machines_memory_is_shared_by_the_models_on_its_gpus() -> None:
+    space = two_models()  # 2 or 4 instances of one model, and 2 or 14 of the other
+    need: dict[ArtifactSpec, float] = dict.fromkeys(space.artifacts, 1000.0)
+    fitting = space.within_memory(6000.0, need, of_machine=True)
+    counts = [tuple(m.instance_count for m in config.models) for config in configs(fitting)]
+    assert counts == [(2, 2), (4, 2)]
+
+
 def test_memory_is_that_of_the_fullest_gpu() -> None:
     space = gpu_space(instance_count=(2, (4, 1)))
     fitting = space.within_memory(3000.0, dict.fromkeys(space.artifacts, 1000.0))

@@ -13,10 +13,11 @@ from optimizer.configuration.serving_config import ModelServing, ServerOptions, 
 from optimizer.errors import ModelLoadFailure
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import Slot
+from optimizer.measurement.model_memory import ModelMemory
 from optimizer.triton import session as session_module
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServingSession
-from tests.unit.fake_server import FakeGpuServer
+from tests.unit.fake_server import HOST_MIB, FakeGpuServer
 from tests.unit.test_gpu_layouts import LAYOUTS
 from tests.unit.test_model_config import OUTPUT, PAYLOADS
 
@@ -45,11 +46,11 @@ def serve(session: ServingSession, folder: Path, config: ServingConfig = CONFIG)
 
 def test_what_models_take_is_told_from_an_empty_server(tmp_path: Path, open_session: Open) -> None:
     session = open_session(FakeGpuServer(instance_mib=900.0))
-    assert session.memory_of_models_mib() is None, "nothing runs yet"
+    assert session.memory_of_models() == ModelMemory(), "nothing runs yet"
     serve(session, tmp_path)
-    assert session.memory_of_models_mib() == 900.0
+    assert session.memory_of_models() == ModelMemory(900.0, HOST_MIB)
     session.retire(wait=True)
-    assert session.memory_of_models_mib() == 0.0
+    assert session.memory_of_models() == ModelMemory(0.0, 0.0)
 
 
 def test_a_server_that_gives_memory_back_is_kept(tmp_path: Path, open_session: Open) -> None:
