@@ -24,7 +24,7 @@ from optimizer.configuration.hosting import ContainerHost, RemoteHost
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.errors import RequirementError, UsageError
 from optimizer.files.atomic import write_json
-from optimizer.machine.docker_engine import ContainerEngine
+from optimizer.machine.docker_engine import remove_containers_of_the_dead
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.gpus import refuse_foreign_processes
 from optimizer.machine.slots import Slot
@@ -259,6 +259,6 @@ def _on_node(run: RunContext, node: NodeContext) -> Iterator[RunContext]:
     name, worker = run.directory.name, node.slot.name
     with worker_folder(workers_root(), name, worker, node.watch) as directory:
         if isinstance(run.space.host, ContainerHost):
-            ContainerEngine.connect().reap()
+            remove_containers_of_the_dead()
         refuse_foreign_processes(node.slot.gpu_uuids)
         yield replace(run, slot=node.slot, directory=directory)

@@ -182,6 +182,13 @@ def _embedded(
 def _require_container(host: ContainerHost, needs: Needs, slot: Slot) -> str:
     engine = ContainerEngine.connect()
     image = engine.image(host.image)
+    if engine.rootless:
+        raise RequirementError(
+            "server.launcher docker needs a Docker engine with root: in rootless mode the network "
+            "of a container is never the machine's, so that its server cannot be reached",
+            "use the engine of the system (DOCKER_HOST, docker context use), or start the server "
+            "yourself and use server.launcher remote",
+        )
     refuse_newer_fields(needs.fields, content_of(host.image, image.environment).triton)
     if missing := _missing_in(engine, host.image, needs.packages, slot):
         raise RequirementError(

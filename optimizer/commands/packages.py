@@ -16,6 +16,9 @@ GRAPH_PACKAGES = {"onnx", "onnxruntime"}
 EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
 """Needed to export a model of transformers; an ONNX file needs none of them."""
 
+PACKAGES_FOR = {False: "triton-cost-optimizer[embedded]", True: "triton-cost-optimizer[gpu]"}
+"""What installs them, by whether models run on GPUs, whose server is in a container."""
+
 
 def require_packages(space: Space, more: Collection[str] = ()) -> None:
     """Check that all packages are installed before anything is built. Raises RequirementError."""
@@ -28,6 +31,5 @@ def require_packages(space: Space, more: Collection[str] = ()) -> None:
         needed |= EXPORT_PACKAGES
     missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
     if missing:
-        raise RequirementError(
-            f"this space needs {', '.join(missing)}: pip install 'triton-cost-optimizer[embedded]'"
-        )
+        remedy = f"pip install '{PACKAGES_FOR[bool(space.search_space.hardware.gpus)]}'"
+        raise RequirementError(f"this space needs {', '.join(missing)}: {remedy}")

@@ -23,7 +23,7 @@ from optimizer.commands.hosts import launch_with, require_host
 from optimizer.commands.packages import require_packages
 from optimizer.commands.protocols import protocols
 from optimizer.configuration.hardware import Hardware
-from optimizer.configuration.hosting import RemoteHost
+from optimizer.configuration.hosting import ContainerHost, RemoteHost
 from optimizer.configuration.named_parameters import CONFIG_PREFIX, UNCHANGED, is_any_field
 from optimizer.configuration.runtimes import HOSTED_PACKAGE, STEP_RUNTIMES
 from optimizer.configuration.search_space import SearchSpace
@@ -33,6 +33,7 @@ from optimizer.files.atomic import remove_unfinished, write_json
 from optimizer.files.owned_names import remove_abandoned
 from optimizer.fleet.price_list import price_list, price_warning, usual_prices
 from optimizer.load.client import LoadClient
+from optimizer.machine.docker_engine import remove_containers_of_the_dead
 from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.quiet import wait_for_quiet
@@ -209,6 +210,9 @@ class RunContext:
             RequirementError: where another process uses the slot's GPUs.
         """
         watch(Note(f"machine: {self.machine.summary}"))
+        if isinstance(self.space.host, ContainerHost):
+            # Before anything that looks for the processes of others, on cores or on GPUs.
+            remove_containers_of_the_dead()
         if self.slots is not None:
             watch(Note(f"trials at the same time: {self.slots.summary}"))
         self._wait_for_quiet(watch)

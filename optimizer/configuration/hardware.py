@@ -54,6 +54,11 @@ class Hardware:
         """Memory that instances may take on the smallest GPU, or on a machine without GPUs."""
         if self.gpus:
             return 0.95 * min(gpu.memory_mib for gpu in self.gpus)
+        return self.host_memory_for_instances_mib
+
+    @property
+    def host_memory_for_instances_mib(self) -> float:
+        """Memory of the machine that instances may take, also those on its GPUs."""
         return 0.9 * self.memory_mib
 
     def lacks(self, *wanted: Runtime | Precision) -> str | None:

@@ -18,6 +18,7 @@ from optimizer.configuration.model_space import (
     MAX_POINTS,
     EmptySpaceError,
     Limits,
+    MemoryLimit,
     ModelSpace,
 )
 from optimizer.configuration.serving_config import ServerOptions
@@ -71,9 +72,8 @@ class JointPoints:
 
     def _joint_rules(self) -> Iterator[tuple[str, _JointRule]]:
         yield f"{CORES_CONDITION}, summed over the models", self._cores_suffice
-        if self.limits.memory_mib is not None:
-            rule = f"the models fit in {self.limits.memory_mib:.0f} MiB of memory together"
-            yield rule, self._memory_suffices
+        for limit in self.limits.memory:
+            yield f"the models fit in {limit.text} together", partial(self._memory_suffices, limit)
         yield "rate_limit is the same for every model", self._rate_limits_agree
         rule = "response_cache_mib is the same for every model with response_cache"
         yield rule, self._cache_sizes_agree
@@ -99,9 +99,9 @@ class JointPoints:
         threads = sum(m.threads[own] for m, own in zip(self.models, rows, strict=True))
         return np.asarray(threads <= self.hardware.cores)
 
-    def _memory_suffices(self, rows: Rows) -> NDArray[np.bool_]:
-        needed = sum(m.memory_mib[own] for m, own in zip(self.models, rows, strict=True))
-        return np.asarray(np.asarray(needed).max(axis=1) <= self.limits.memory_mib)
+    def _memory_suffices(self, limit: MemoryLimit, rows: Rows) -> NDArray[np.bool_]:
+        needed = sum(m.needed_mib(limit)[own] for m, own in zip(self.models, rows, strict=True))
+        return np.asarray(np.asarray(needed).max(axis=1) <= limit.mib)
 
     def _rate_limits_agree(self, rows: Rows) -> NDArray[np.bool_]:
         chosen = self._chosen(rows, lambda options: options.executions_per_device)

@@ -46,6 +46,42 @@ class EmptySpaceError(ValueError):
 
 
 @dataclass(frozen=True)
+class MemoryLimit:
+    """Memory for instances: of every GPU, or of the machine.
+
+    Attributes:
+        mib: for instances.
+        instance_mib: measured memory of one instance, by artefact.
+        of_machine: whether the instances of all devices share it.
+    """
+
+    mib: float
+    instance_mib: tuple[tuple[ArtifactSpec, float], ...]
+    of_machine: bool
+
+    @property
+    def text(self) -> str:
+        """Describe it, such as "14592 MiB of memory"."""
+        memory = "the machine's memory" if self.of_machine else "memory"
+        return f"{self.mib:.0f} MiB of {memory}"
+
+    def needed_mib(
+        self, instances: NDArray[np.int64], artifacts: Sequence[ArtifactSpec]
+    ) -> NDArray[np.float64]:
+        """Return what points need, 0 if unmeasured, shape [points, devices that have their own].
+
+        Args:
+            instances: on each device, shape [points, devices].
+            artifacts: of the points.
+        """
+        measured = dict(self.instance_mib)
+        each = np.array([measured.get(spec, 0.0) for spec in artifacts])
+        sharing = instances.sum(axis=1, keepdims=True) if self.of_machine else instances
+        needed: NDArray[np.float64] = sharing * each[:, None]
+        return needed
+
+
+@dataclass(frozen=True)
 class Limits:
     """Limits of a model's points.
 
@@ -55,16 +91,14 @@ class Limits:
         excluded: artefacts that failed to build or missed their accuracy.
         failing_batches: by artefact, the smallest batch with wrong answers; points whose
             max_batch_size reaches it are excluded.
-        memory_mib: memory of each device for instances; None if unknown.
-        instance_mib: measured memory of one instance, by artefact.
+        memory: that instances must fit in; empty until an instance was measured.
     """
 
     conditions: tuple[str, ...] = ()
     request_size: int = 1
     excluded: frozenset[ArtifactSpec] = field(default_factory=frozenset)
     failing_batches: tuple[tuple[ArtifactSpec, int], ...] = ()
-    memory_mib: float | None = None
-    instance_mib: tuple[tuple[ArtifactSpec, float], ...] = ()
+    memory: tuple[MemoryLimit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +164,7 @@ class ModelSpace:
                 tuple(sorted({model.max_batch_size for model in own})),
                 tuple(sorted({model.padding for model in own})),
                 max(model.most_instances for model in own),
+                any(model.cuda_graphs for model in own),
             )
             for spec, own in uses.items()
         }
@@ -137,15 +172,11 @@ class ModelSpace:
     @cached_property
     def instances(self) -> NDArray[np.int64]:
         """Instances on each device, shape [points, devices]; a CPU is one device."""
-        return np.array(self.rows["*instance_count"].tolist(), dtype=np.int64)
+        return _instances(self.rows)
 
-    @cached_property
-    def memory_mib(self) -> NDArray[np.float64]:
-        """Memory of the instances on each device, 0 if unmeasured, shape [points, devices]."""
-        measured = dict(self.limits.instance_mib)
-        each = [measured.get(spec, 0.0) for spec in self._artifacts(self.rows)]
-        needed: NDArray[np.float64] = self.instances * np.array(each)[:, None]
-        return needed
+    def needed_mib(self, limit: MemoryLimit) -> NDArray[np.float64]:
+        """Return the memory of the points' instances, shape [points, devices]."""
+        return limit.needed_mib(self.instances, self._artifacts(self.rows))
 
     @cached_property
     def threads(self) -> NDArray[np.int64]:
@@ -271,9 +302,8 @@ class ModelSpace:
         yield f"instance_count lists one number for each of {devices} GPUs", self._counts_fit
         if self.scope.kind == "KIND_CPU" and self.chooses_threads:
             yield CORES_CONDITION, partial(evaluate, CORES_CONDITION)
-        if self.limits.memory_mib is not None:
-            rule = f"the instances fit in {self.limits.memory_mib:.0f} MiB of memory"
-            yield rule, self._fits_in_memory
+        for limit in self.limits.memory:
+            yield f"the instances fit in {limit.text}", partial(self._fits_in_memory, limit)
 
     def _runtime_has_precision(self, rows: pd.DataFrame) -> pd.Series[bool]:
         able = PRECISIONS_OF[self.scope.kind]
@@ -289,11 +319,9 @@ class ModelSpace:
         fit = [not isinstance(v, tuple) or (len(v) == devices and any(v)) for v in listed]
         return _mask(rows, [fit[at] for at in rows["#instance_count"]])
 
-    def _fits_in_memory(self, rows: pd.DataFrame) -> pd.Series[bool]:
-        measured, limit = dict(self.limits.instance_mib), self.limits.memory_mib
-        assert limit is not None, "the rule exists only with a limit"
-        pairs = zip(self._artifacts(rows), rows.instance_count, strict=True)
-        return _mask(rows, [count * measured.get(spec, 0.0) <= limit for spec, count in pairs])
+    def _fits_in_memory(self, limit: MemoryLimit, rows: pd.DataFrame) -> pd.Series[bool]:
+        needed = limit.needed_mib(_instances(rows), self._artifacts(rows))
+        return _mask(rows, (needed <= limit.mib).all(axis=1))
 
     def _needs_another(self, spec: ArtifactSpec, rows: pd.DataFrame) -> pd.Series[bool]:
         return _mask(rows, [own != spec for own in self._artifacts(rows)])
@@ -323,7 +351,12 @@ def _column(
     return pd.Series(values[table[f"#{parameter.name}"]], dtype=object).infer_objects()
 
 
-def _mask(rows: pd.DataFrame, allowed: Sequence[bool]) -> pd.Series[bool]:
+def _instances(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the instances on each device, shape [points, devices]."""
+    return np.array(rows["*instance_count"].tolist(), dtype=np.int64)
+
+
+def _mask(rows: pd.DataFrame, allowed: Sequence[bool] | NDArray[np.bool_]) -> pd.Series[bool]:
     return pd.Series(allowed, index=rows.index, dtype=bool)
 
 

@@ -62,7 +62,7 @@ class ServingDraft:
     """What `ModelServing` and `ServerOptions` are made of.
 
     Attributes:
-        engine_per_batch_size: build a TensorRT engine for each batch size, not one for all.
+        engine_per_batch_size: build a TensorRT engine for each max_batch_size, not one for all.
         instance_counts: instances on each device; a CPU is one device.
         config_fields: values of further fields of config.pbtxt as JSON, by their path.
     """
@@ -112,8 +112,12 @@ class ServingDraft:
         return ArtifactSpec(self.scope.model, self.runtime, backend, self.precision, profile)
 
     def _engine_profile(self) -> EngineProfile:
-        """Tune an engine for its only batch size, or for the middle one of all."""
-        if self.engine_per_batch_size:
+        """Tune an engine for its only batch size, or for the middle one of all.
+
+        Requests that are served alone have an engine of their own: one that is tuned for batches
+        would take longer for each of them.
+        """
+        if self.engine_per_batch_size or self.batching is None:
             return EngineProfile(self.max_batch_size, self.max_batch_size)
         sizes = self.scope.batch_sizes
         return EngineProfile(sizes[len(sizes) // 2], sizes[-1])

@@ -173,6 +173,10 @@ _WITH_CACHE = ParameterEffect(
     lambda rows, scope: rows.response_cache.astype(bool), lambda model: model.cache
 )
 _WITH_ENGINES = ParameterEffect(lambda rows, scope: rows.runtime == "tensorrt", _runs_engine)
+_WITH_BATCHES_OF_ENGINES = ParameterEffect(
+    lambda rows, scope: (rows.runtime == "tensorrt") & _merges(rows, scope),
+    lambda model: _runs_engine(model) and model.batching is not None,
+)
 _WITH_CPU_INSTANCES = ParameterEffect(
     lambda rows, scope: pd.Series(scope.kind == "KIND_CPU", index=rows.index),
     lambda model: model.groups[0].kind == "KIND_CPU",
@@ -302,10 +306,10 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         "artifact",
         Allowed(words=("shared", "per_batch_size")),
         default="shared",
-        description="TensorRT: one engine for all batch sizes, or one for each",
+        description="TensorRT: with batching, one engine for all max_batch_size, or one for each",
         put=lambda draft, value: setattr(draft, "engine_per_batch_size", value == "per_batch_size"),
         read=_read_profile,
-        effect=_WITH_ENGINES,
+        effect=_WITH_BATCHES_OF_ENGINES,
     ),
     ParameterDefinition(
         "cuda_graphs",

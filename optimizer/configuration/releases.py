@@ -144,7 +144,9 @@ class EngineFacts:
     compute_capability: tuple[int, int]
 
 
-def refuse_mismatch(plan: EngineFacts, triton_version: str, gpus: Sequence[Gpu] = ()) -> None:
+def refuse_mismatch(
+    plan: EngineFacts, triton_version: str, gpus: Sequence[Gpu] = (), tensorrt: str | None = None
+) -> None:
     """Refuse an engine that does not fit the server that is to load it.
 
     TensorRT loads only plans of its own version and GPU architecture. On another GPU of the same
@@ -154,16 +156,20 @@ def refuse_mismatch(plan: EngineFacts, triton_version: str, gpus: Sequence[Gpu] 
     Args:
         triton_version: version that the server reports.
         gpus: GPUs that the server may use.
+        tensorrt: version in the server's image; None where that does not tell, so that it follows
+            from the version of Triton.
 
     Raises:
         EngineMismatch: names the versions and GPUs of the engine and of the server.
     """
     release = {release.triton: release for release in RELEASES}.get(triton_version)
-    expected = release.tensorrt if release is not None else None
-    if release is not None and expected and not same_version(plan.tensorrt, expected):
+    expected = tensorrt or (release.tensorrt if release is not None else None)
+    if expected and not same_version(plan.tensorrt, expected):
+        of_release = release is not None and release.tensorrt == expected
+        there = tensorrt_image(release.tag) if of_release and release else "the server's own image"
         raise EngineMismatch(
             f"the engine was built with TensorRT {plan.tensorrt}, but Triton {triton_version} has"
-            f" TensorRT {expected}: build in {tensorrt_image(release.tag)}"
+            f" TensorRT {expected}: build in {there}"
         )
     own = plan.gpu_name, plan.compute_capability
     for gpu in gpus:

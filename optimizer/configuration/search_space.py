@@ -24,6 +24,7 @@ from optimizer.configuration.joint_points import JointPoints
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.model_space import (
     Limits,
+    MemoryLimit,
     ModelSpace,
     Position,
 )
@@ -303,12 +304,20 @@ class SearchSpace:
         return model.uses[artifact]
 
     def within_memory(
-        self, memory_mib: float, instance_mib: Mapping[ArtifactSpec, float]
+        self,
+        memory_mib: float,
+        instance_mib: Mapping[ArtifactSpec, float],
+        *,
+        of_machine: bool = False,
     ) -> SearchSpace:
-        """Return the space less the points whose instances do not fit in a device's memory."""
-        limits = replace(
-            self.limits, memory_mib=memory_mib, instance_mib=tuple(instance_mib.items())
-        )
+        """Return the space less the points whose instances do not fit in memory.
+
+        Args:
+            memory_mib: of a device, or of the machine for the instances of all devices.
+            instance_mib: measured memory of one instance.
+        """
+        limit = MemoryLimit(memory_mib, tuple(instance_mib.items()), of_machine)
+        limits = replace(self.limits, memory=(*self.limits.memory, limit))
         return replace(self, limits=limits)
 
     def position_of(self, config: ServingConfig) -> Position | None:

@@ -135,11 +135,13 @@ class ArtifactUse:
         max_batch_sizes: values of `ModelServing.max_batch_size`, ascending.
         paddings: values of `ModelServing.padding`.
         most_instances: on a device.
+        cuda_graphs: whether one of them records CUDA graphs.
     """
 
     max_batch_sizes: tuple[int, ...]
     paddings: tuple[tuple[int, ...], ...]
     most_instances: int = 1
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,12 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import uuid4
 
+from optimizer.errors import ContainerFailure, RequirementError
 from optimizer.machine.docker_errors import (
     engine_errors,
     not_installed,
@@ -124,6 +126,22 @@ class ContainerEngine:
         except DockerException as error:
             raise unreachable(error) from error
 
+    @cached_property
+    def _security(self) -> frozenset[str]:
+        """Names of the engine's security options, such as "seccomp", "userns" and "rootless"."""
+        options = self._client.info().get("SecurityOptions") or ()
+        return frozenset(each.split(",")[0].removeprefix("name=") for each in options)
+
+    @property
+    def rootless(self) -> bool:
+        """Whether the engine runs without root, so that its host network is not the machine's.
+
+        Raises:
+            ContainerFailure: the engine does not answer.
+        """
+        with engine_errors("ask for the engine's options"):
+            return "rootless" in self._security
+
     def content(self) -> EngineContent:
         """Return version, runtimes and images.
 
@@ -177,6 +195,8 @@ class ContainerEngine:
             list(task.command),
             name=f"{_LABEL}-{os.getpid()}-{uuid4().hex[:8]}",
             labels=_owner(),
+            # Root of a user namespace of its own could not read this user's plans, nor write them.
+            userns_mode="host" if "userns" in self._security else None,
             **_settings(task, locked_memory=locked_memory),
         )
         try:
@@ -203,6 +223,15 @@ class ContainerEngine:
                     _remove(container)
                     reaped.append(str(container.name))
         return tuple(reaped)
+
+
+def remove_containers_of_the_dead() -> None:
+    """Remove the containers that killed processes of this user left, with what runs in them.
+
+    A Docker engine that does not answer is ignored here: whatever needs it reports it.
+    """
+    with suppress(RequirementError, ContainerFailure):
+        ContainerEngine.connect().reap()
 
 
 class RunningContainer:

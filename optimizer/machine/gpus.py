@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,10 @@ from optimizer.machine.process_names import process_text
 from optimizer.measurement.resource_use import GpuUse
 
 _SAMPLE_SECONDS = 0.2
+_THROTTLED_SHARE = 0.05
+_RELEASE_SECONDS = 5.0
+"""A process that was killed keeps its GPU until the driver has freed its memory."""
+
 _MIB = 2**20
 
 _THROTTLE_REASONS = {
@@ -39,7 +44,7 @@ class _GpuSamples:
     power: list[float] = field(default_factory=list)
     clock: list[float] = field(default_factory=list)
     temperature: list[float] = field(default_factory=list)
-    throttle: int = 0
+    throttle: list[int] = field(default_factory=list)
 
     def sample(self) -> None:
         handle = self.handle
@@ -57,7 +62,8 @@ class _GpuSamples:
             value = _or_none(read)
             if value is not None:
                 samples.append(float(value))
-        self.throttle |= _or_none(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
+        reasons = _or_none(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+        self.throttle.append(reasons or 0)
 
     def use(self) -> GpuUse:
         mps = _or_none(pynvml.nvmlDeviceGetMPSComputeRunningProcesses, self.handle)
@@ -69,7 +75,7 @@ class _GpuSamples:
             power_watts=_mean(self.power),
             sm_clock_mhz=_mean(self.clock),
             temperature_celsius_max=max(self.temperature, default=None),
-            throttled=tuple(n for n, bit in _THROTTLE_REASONS.items() if self.throttle & bit),
+            throttled=tuple(n for n, bit in _THROTTLE_REASONS.items() if self._throttled_by(bit)),
             ecc_uncorrected=_or_none(
                 pynvml.nvmlDeviceGetTotalEccErrors,
                 self.handle,
@@ -79,6 +85,11 @@ class _GpuSamples:
             mig=_mig(self.handle),
             mps=None if mps is None else bool(mps),
         )
+
+    def _throttled_by(self, bit: int) -> bool:
+        """Return whether a reason held for a share of the time, and not for one moment."""
+        samples = sum(bool(reasons & bit) for reasons in self.throttle)
+        return samples > 1 and samples >= _THROTTLED_SHARE * len(self.throttle)
 
 
 class GpuSampler:
@@ -249,8 +260,14 @@ def foreign_processes(
 
 
 def refuse_foreign_processes(uuids: Sequence[str], own_pids: Sequence[int] = ()) -> None:
-    """Raise RequirementError where a process other than `own_pids` computes on one of the GPUs."""
-    for gpu, pids in foreign_processes(uuids, own_pids).items():
+    """Raise RequirementError where a process other than `own_pids` computes on one of the GPUs.
+
+    One that is about to end, such as that of a run that was killed, is waited for.
+    """
+    end = time.monotonic() + _RELEASE_SECONDS
+    while (foreign := foreign_processes(uuids, own_pids)) and time.monotonic() < end:
+        time.sleep(_SAMPLE_SECONDS)
+    for gpu, pids in foreign.items():
         names = ", ".join(map(process_text, pids))
         raise RequirementError(f"{gpu} must be free to be measured; on it: {names}")
 

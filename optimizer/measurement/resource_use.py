@@ -35,7 +35,8 @@ class GpuUse:
     """One GPU over a level: means, unless the name says otherwise; None where NVML has no value.
 
     Attributes:
-        throttled: reasons for which the clock was reduced at any time, by NVML's names.
+        throttled: reasons for which the clock was reduced in 5 % of the samples or more, and in
+            more than one, by NVML's names.
         ecc_uncorrected: memory errors since the driver was loaded.
         mig, mps: whether the card is divided, or shared by processes.
     """

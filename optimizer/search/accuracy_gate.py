@@ -25,6 +25,7 @@ from optimizer.artifacts.build_results import ModelArtifact, PreparedModel, Refe
 from optimizer.artifacts.task_metric import evaluate_metric
 from optimizer.configuration.runtimes.spec import Kind
 from optimizer.errors import TrialFailure
+from optimizer.measurement.model_memory import ModelMemory
 from optimizer.search.gate_server import DeployedPipeline, GateServer, GateSubject
 from optimizer.study.events import Watcher
 from optimizer.study.gated_artifact import FailingBatch, GatedShapes, GatePlan
@@ -43,7 +44,7 @@ class GateResult:
 
     Attributes:
         accuracy: at the longest length, in the largest correct batches.
-        instance_mib: memory of the instance, None where it could not be measured.
+        memory: of the instance.
         shapes: at which the outputs are correct.
         dropped: why the artefact is too inaccurate to be used at all; None where it passed.
         failing: the smallest wrong batch; None where all are correct.
@@ -51,7 +52,7 @@ class GateResult:
     """
 
     accuracy: Accuracy | None
-    instance_mib: float | None
+    memory: ModelMemory
     shapes: GatedShapes
     dropped: str | None
     failing: FailingBatch | None
@@ -91,7 +92,8 @@ class AccuracyGate:
             UsageError: when the task's metric cannot be calculated.
         """
         placement = (self.kind, self.cores)
-        subject = GateSubject(artifact, model, prepared.outputs, pipeline)
+        graph_lengths = tuple(sorted(plan.lengths)) if plan.cuda_graphs else ()
+        subject = GateSubject(artifact, model, prepared.outputs, pipeline, graph_lengths)
         server = GateServer(self.session, subject, placement, self.watch)
         try:
             return _Judge(server, model, prepared, plan).judge()
@@ -124,14 +126,14 @@ class _Judge:
             # One instance of a BLS model calls its steps for one execution at a time.
             self._server.serve(plan.largest, plan.most_instances)
             dropped = self._wrong_when_merged(self._server.merged)
-        loaded_mib = self._models_mib()
+        loaded = self._models_memory()
         largest, failing = None, None
         if dropped is None:
             largest, failing = self._batches()
         lengths = tuple(sorted(r.length for r in self._references if self._is_right_alone(r)))
         return GateResult(
             accuracy=self._accuracy,
-            instance_mib=self._instance_mib(loaded_mib) if dropped is None else loaded_mib,
+            memory=self._instance_memory(loaded) if dropped is None else loaded,
             shapes=GatedShapes(plan.tested_sizes(largest) if lengths else (), lengths),
             dropped=dropped,
             failing=failing,
@@ -141,12 +143,12 @@ class _Judge:
     def _is_right_alone(self, reference: Reference) -> bool:
         return not reference.sizes and reference.shape in self._alone
 
-    def _instance_mib(self, loaded_mib: float | None) -> float | None:
+    def _instance_memory(self, loaded: ModelMemory) -> ModelMemory:
         """Return the instance's memory; of a step what a second instance adds to the pipeline."""
-        if not self._server.serves_step or loaded_mib is None:
-            return loaded_mib
+        if not self._server.serves_step or loaded.device_mib is None:
+            return loaded
         if self._plan.most_instances == 1:
-            return None
+            return ModelMemory()
         batch = max(self._plan.request_size, self._medium_batch)
         largest = min(size for size in self._plan.max_batch_sizes if size >= batch)
         try:
@@ -155,25 +157,24 @@ class _Judge:
             both = [self._batch(self._longest, batch)] * (2 * math.ceil(largest / batch))
             self._server.infer_concurrently(both)
         except TrialFailure:  # the search meets it again where it matters
-            return None
-        both_mib = self._server.models_mib
-        return max(0.0, both_mib - loaded_mib) if both_mib is not None else None
+            return ModelMemory()
+        return self._server.models_memory - loaded
 
     @property
     def _medium_batch(self) -> int:
         size = self._plan.request_size
         return min(self._plan.largest, _MEMORY_BATCH) // size * size
 
-    def _models_mib(self) -> float | None:
+    def _models_memory(self) -> ModelMemory:
         """Return the memory of what is served after it executed a batch of medium size."""
-        alone, batch = self._server.models_mib, self._medium_batch
-        if alone is None or batch <= self._plan.request_size:
+        alone, batch = self._server.models_memory, self._medium_batch
+        if alone.device_mib is None or batch <= self._plan.request_size:
             return alone
         try:
             self._server.infer_concurrently([self._batch(self._longest, batch)])
         except TrialFailure:  # the failing batch is determined below
             return alone
-        return self._server.models_mib
+        return self._server.models_memory
 
     def _batch(self, reference: Reference, size: int) -> Tensors:
         """Return a request of `size` inferences, which repeats the held-out rows."""

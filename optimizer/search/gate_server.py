@@ -17,6 +17,7 @@ from optimizer.configuration.serving_config import (
 )
 from optimizer.errors import ConfigMismatch, TrialFailure
 from optimizer.measurement.level import ServerSplit
+from optimizer.measurement.model_memory import ModelMemory
 from optimizer.study.events import Note, Watcher
 from optimizer.triton.session import ModelFiles, ServingSession
 from optimizer.triton.session import ServedConfiguration as ServedModel
@@ -70,12 +71,14 @@ class GateSubject:
             part of, whose answers show whether its parts answer correctly.
         outputs: of the target.
         pipeline: of the target; None for a model that is served alone.
+        graph_lengths: lengths in tokens that CUDA graphs are recorded for; empty without graphs.
     """
 
     artifact: ModelArtifact
     target: ModelSpec
     outputs: tuple[OutputTensor, ...]
     pipeline: DeployedPipeline | None = None
+    graph_lengths: tuple[int, ...] = ()
 
 
 class GateServer:
@@ -97,6 +100,7 @@ class GateServer:
         self._model = subject.target
         self._outputs = subject.outputs
         self._pipeline = subject.pipeline
+        self._graph_lengths = subject.graph_lengths
         self._placement = placement
         self._watch = watch
         self._served: ServedModel | None = None
@@ -145,9 +149,9 @@ class GateServer:
         return self._infer_with_retry([requests], batch)
 
     @property
-    def models_mib(self) -> float | None:
-        """Memory of all models that are served, None where it cannot be measured."""
-        return self._session.memory_of_models_mib() if self._served is not None else None
+    def models_memory(self) -> ModelMemory:
+        """Memory of all models that are served."""
+        return self._session.memory_of_models() if self._served is not None else ModelMemory()
 
     @property
     def serves_step(self) -> bool:
@@ -260,6 +264,8 @@ class GateServer:
             max_batch_size=largest,
             batching=Batching(max_queue_delay_us=delay_us) if largest > 1 else None,
             groups=(on_cpu if kind == "KIND_CPU" else InstanceGroup(kind, count, (0,)),),
+            padding=self._graph_lengths,
+            cuda_graphs=bool(self._graph_lengths),
         )
 
 

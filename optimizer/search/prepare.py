@@ -290,7 +290,8 @@ class PreparePhase:
             spec,
             sha256,
             accuracy=served.accuracy,
-            instance_mib=served.instance_mib,
+            instance_mib=served.memory.device_mib,
+            host_mib=served.memory.host_mib,
             dropped=dropped,
             shapes=served.shapes,
             failing=failing,
@@ -333,19 +334,38 @@ class PreparePhase:
             )
 
     def _within_memory(self, space: SearchSpace, gated: Sequence[GatedArtifact]) -> SearchSpace:
-        """Return the space without configurations whose instances do not fit in memory."""
-        instance_mib = memory_mib(gated, space.graph)
-        available = space.hardware.memory_for_instances_mib
+        """Return the space without configurations whose instances do not fit in memory.
+
+        Instances on GPUs must fit there, and what they take of the machine's memory in that.
+        """
+        hardware = space.hardware
+        on_device = {each.spec: each.instance_mib for each in gated}
+        fitting = self._within(space, hardware.memory_for_instances_mib, on_device)
+        if not hardware.gpus:
+            return fitting
+        on_host = {each.spec: each.host_mib for each in gated}
+        available = hardware.host_memory_for_instances_mib
+        return self._within(fitting, available, on_host, of_machine=True)
+
+    def _within(
+        self,
+        space: SearchSpace,
+        available: float,
+        measured: Mapping[ArtifactSpec, float | None],
+        *,
+        of_machine: bool = False,
+    ) -> SearchSpace:
+        instance_mib = memory_mib(measured, space.graph)
         try:
-            fitting = space.within_memory(available, instance_mib)
+            fitting = space.within_memory(available, instance_mib, of_machine=of_machine)
             left = len(space) - len(fitting)
         except EmptySpaceError as error:
             raise EverythingFailedError(str(error)) from error
         if left:
-            largest = max(instance_mib.values())
+            largest, memory = max(instance_mib.values()), fitting.limits.memory[-1]
             text = (
                 f"{left} of {len(space)} configurations are excluded: their instances (up to "
-                f"{largest:.0f} MiB each) do not fit in {available:.0f} MiB of memory"
+                f"{largest:.0f} MiB each) do not fit in {memory.text}"
             )
             self.watch(Note(text, warning=True))
         return fitting

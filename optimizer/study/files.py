@@ -32,6 +32,7 @@ class _Gated(BaseModel):
     accuracy: dict[str, Any] | None = None
     dropped: str | None = None
     instance_mib: float | None = None
+    host_mib: float | None = None
     shapes: GatedShapes | None = None
     failing_batch: FailingBatch | None = None
     timings: list[HostTiming] = []

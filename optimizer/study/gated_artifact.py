@@ -27,19 +27,24 @@ class GatePlan:
         max_batch_sizes: of the configurations, ascending.
         request_size: inferences in one request, the smallest batch.
         most_instances: of the configurations, on a device.
+        cuda_graphs: whether one of the configurations records CUDA graphs. The gate then records
+            them for all lengths, so that it judges them and measures their memory.
     """
 
     lengths: tuple[int, ...]
     max_batch_sizes: tuple[int, ...]
     request_size: int = 1
     most_instances: int = 1
+    cuda_graphs: bool = False
 
     @classmethod
     def of(cls, use: ArtifactUse, payloads: Payloads, request_size: int) -> GatePlan:
         """Return a plan for everything that the points of a space can send to one artefact."""
         lengths = {n for padding in use.paddings for n in payloads.sent_lengths(padding)}
         longest_first = tuple(sorted(lengths, reverse=True))
-        return cls(longest_first, use.max_batch_sizes, request_size, use.most_instances)
+        return cls(
+            longest_first, use.max_batch_sizes, request_size, use.most_instances, use.cuda_graphs
+        )
 
     @property
     def largest(self) -> int:
@@ -97,6 +102,7 @@ class GatedArtifact:
         timings: execution times in Triton's Python backend and without a server; empty where they
             were not measured.
         int8_share: of the model's multiply-accumulates that are in INT8; None without INT8.
+        host_mib: as instance_mib, the machine's memory for an instance on a GPU; None on a CPU.
     """
 
     spec: ArtifactSpec
@@ -109,6 +115,7 @@ class GatedArtifact:
     failing: FailingBatch | None = None
     timings: tuple[HostTiming, ...] = ()
     int8_share: float | None = None
+    host_mib: float | None = None
 
     def covers(self, plan: GatePlan) -> bool:
         """Whether the gate's result is valid for every shape of a plan."""
@@ -121,20 +128,23 @@ class GatedArtifact:
 
 
 def memory_mib(
-    gated: Sequence[GatedArtifact], graph: ModelGraph | None
+    measured: Mapping[ArtifactSpec, float | None], graph: ModelGraph | None
 ) -> dict[ArtifactSpec, float]:
     """Return the memory of an instance of each artefact, where it was measured.
 
     A pipeline gets what is left of the whole when its steps have one instance each.
+
+    Args:
+        measured: `GatedArtifact.instance_mib` or `host_mib` by artefact.
     """
-    measured = {each.spec: each.instance_mib for each in gated if each.instance_mib is not None}
+    known = {spec: mib for spec, mib in measured.items() if mib is not None}
     largest: dict[str, float] = {}
-    for spec, own_mib in measured.items():
+    for spec, own_mib in known.items():
         largest[spec.model] = max(own_mib, largest.get(spec.model, 0.0))
     graph = graph or NO_GRAPH
     return {
         spec: max(0.0, own_mib - sum(largest.get(step, 0.0) for step in graph.below(spec.model)))
-        for spec, own_mib in measured.items()
+        for spec, own_mib in known.items()
     }
 
 
@@ -165,6 +175,7 @@ def to_json(result: GatedArtifact) -> dict[str, Any]:
         "sha256": result.sha256,
         "accuracy": accuracy_to_json(result.accuracy),
         "instance_mib": result.instance_mib,
+        "host_mib": result.host_mib,
         "dropped": result.dropped,
         "shapes": asdict(result.shapes) if result.shapes is not None else None,
         "failing_batch": asdict(result.failing) if result.failing is not None else None,
@@ -184,6 +195,7 @@ def from_json(row: Mapping[str, Any], spec: ArtifactSpec) -> GatedArtifact | Non
         build_seconds=0.0,
         accuracy=_accuracy_from_json(row["accuracy"]),
         instance_mib=row["instance_mib"],
+        host_mib=row.get("host_mib"),
         dropped=row["dropped"],
         shapes=GatedShapes(tuple(shapes["batch_sizes"]), tuple(shapes["lengths"])),
         failing=FailingBatch(**failing) if failing is not None else None,

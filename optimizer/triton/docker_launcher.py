@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from optimizer.configuration.hosting import ContainerHost
-from optimizer.configuration.releases import content_of
+from optimizer.configuration.releases import ImageContent, content_of
 from optimizer.configuration.serving_config import ServerOptions
 from optimizer.errors import ContainerFailure, ServerFailure, storage_errors
 from optimizer.files.log_file import open_log
@@ -98,6 +98,7 @@ class DockerLauncher:
         log = _Log(self._log)
         container = self._engine.start(self._task(options, slot, endpoint, completes=completes))
         server = _ContainerServer(container, endpoint, log)
+        server.tensorrt = self._content.tensorrt
         wait_ready(server, server.listens)
         return server
 
@@ -126,10 +127,12 @@ class DockerLauncher:
 
         The names of its regions are then this program's, which removes what a killed one leaves.
         """
-        image = self._host.image
-        content = content_of(image, self._engine.image(image).environment)
         prefix = f"--backend-config=python,shm-region-prefix-name={region_prefix(0)}server_"
-        return [prefix, *shared_memory_flags(content.triton)]
+        return [prefix, *shared_memory_flags(self._content.triton)]
+
+    @property
+    def _content(self) -> ImageContent:
+        return content_of(self._host.image, self._engine.image(self._host.image).environment)
 
 
 class _Log:

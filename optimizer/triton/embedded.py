@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ SERVER_VERSION = "2.51.0"
 
 _INSTALL = "pip install 'triton-cost-optimizer[embedded]'"
 _STUB = "triton_python_backend_stub"
+_LEAST_GLIBC = (2, 35)
+"""That of the package's wheel."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,21 @@ def _package_folder() -> Path:
         )
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
+        _check_glibc()
         raise RequirementError("the embedded Triton is not installed", _INSTALL)
     return Path(spec.origin).parent / "tritonserver"
+
+
+def _check_glibc() -> None:
+    """Raise RequirementError where pip cannot install the package."""
+    name, version = platform.libc_ver()
+    if name == "glibc" and tuple(map(int, version.split(".")[:2])) < _LEAST_GLIBC:
+        raise RequirementError(
+            f"the embedded Triton needs glibc {'.'.join(map(str, _LEAST_GLIBC))}, this machine has "
+            f"{version}",
+            "serve in a container (server.launcher docker), which needs the extra gpu only: "
+            "pip install 'triton-cost-optimizer[gpu]'",
+        )
 
 
 def _environment() -> dict[str, str]:

@@ -19,7 +19,10 @@ from optimizer.triton import processes
 from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.server_options import option_flags
 
-START_SECONDS = 60.0
+START_SECONDS = 300.0
+"""On a cold disk the libraries of NVIDIA's image are read for minutes. A server that ends is
+noticed at once."""
+
 STOP_SECONDS = 8.0
 """Longer than the time that `arguments` gives the server to unload its models at exit."""
 
@@ -49,7 +52,10 @@ class RunningServer(ABC):
 
     Attributes:
         control: the client that controls it; `stop` closes it.
+        tensorrt: version of TensorRT in its image; None where that is unknown.
     """
+
+    tensorrt: str | None = None
 
     def __init__(self, endpoint: Endpoint, pid: int | None = None) -> None:
         self.endpoint = endpoint

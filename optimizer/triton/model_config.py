@@ -174,18 +174,22 @@ def _add_batching(config: model_config_pb2.ModelConfig, model: ModelServing) -> 
 def _add_cuda_graphs(
     config: model_config_pb2.ModelConfig, model: ModelServing, payloads: Payloads
 ) -> None:
-    """Capture CUDA graphs for Triton's default batch sizes, at every length that is sent.
+    """Record a CUDA graph for every batch size that can occur, at every length that is sent.
 
-    By default Triton captures them at the engine's optimal length, which is the longest.
+    Triton replays a graph only for exactly its shape. Without a list it records graphs for batches
+    of 1, of the preferred sizes and of max_batch_size, and executes all others without one. A
+    lower bound (`graph_lower_bound`) would serve smaller batches with a larger graph, which takes
+    the time of the larger batch and leaves rows uninitialised. Triton records each graph three
+    times for each instance; the accuracy gate measures the memory that they take.
     """
-    cuda, lengths = config.optimization.cuda, payloads.lengths
+    cuda = config.optimization.cuda
     cuda.graphs = True
-    sent = payloads.sent_lengths(model.padding)
-    if sent == (lengths.longest,):
-        return
-    preferred = model.batching.preferred_batch_sizes if model.batching is not None else ()
-    sizes = {1, *preferred, model.max_batch_size}
-    for size, length in itertools.product(sorted(sizes), sent):
+    sizes: Sequence[int] = range(1, model.max_batch_size + 1)
+    if not payloads.batched:
+        sizes = (0,)  # what Triton calls the batch of a model without a batch axis
+    elif model.batching is None:
+        sizes = (model.max_batch_size,)
+    for size, length in itertools.product(sizes, payloads.sent_lengths(model.padding)):
         spec = cuda.graph_spec.add(batch_size=size)
         for tensor in payloads.tensors:
             spec.input[tensor.name].dim.extend(tensor.sized(payloads.largest_sizes(length)))

@@ -19,6 +19,7 @@ from optimizer.configuration.serving_config import (
 from optimizer.errors import LoadTestFailure, ModelLoadFailure, ServerFailure, TrialFailure
 from optimizer.machine.gpus import memory_in_use_mib
 from optimizer.machine.slots import Slot
+from optimizer.measurement.model_memory import ModelMemory
 from optimizer.triton.client_errors import UnexplainedLoadFailure
 from optimizer.triton.control import RequestedModel, ServerControl
 from optimizer.triton.deployed_config import CONFIG_FILE
@@ -27,6 +28,9 @@ from optimizer.triton.repository import ModelWriter, config_of
 from optimizer.workload.streams import OutputTensor, Payloads
 
 _LOAD_SECONDS = 120.0
+_COLD_BYTES_PER_SECOND = 10e6
+"""Of a network disk whose blocks are fetched from a snapshot when they are first read."""
+
 _UNLOAD_SECONDS = 10.0
 _DYING_SECONDS = 0.5
 """A killed server drops its connections before its exit can be observed."""
@@ -51,6 +55,12 @@ class ModelFiles:
     outputs: tuple[OutputTensor, ...]
     engine: EngineFacts | None = None
     version: str = ""
+
+
+def _load_seconds(artifact: Path) -> float:
+    """Return the time that a model may take to load, its files read from a cold disk."""
+    size = sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
+    return _LOAD_SECONDS + size / _COLD_BYTES_PER_SECOND
 
 
 def files_of(
@@ -119,7 +129,7 @@ class ServingSession:
         self._running: ServedConfiguration | None = None
         self._options: ServerOptions | None = None
         self._memory_when_new: int | None = None
-        self._empty_mib: float | None = None
+        self._empty = ModelMemory()
 
     def __enter__(self) -> ServingSession:
         return self
@@ -144,14 +154,14 @@ class ServingSession:
             models = {model.name: model for model in config.models}
             for name, steps in (config.graph or NO_GRAPH).loads(tuple(models)):
                 written = {
-                    each: self._written(models[each], files[each], served.control)
+                    each: self._written(models[each], files[each], served.server)
                     for each in (*steps, name)
                 }
                 requested, paths = written.pop(name)
                 served.control.load(
                     name,
                     requested,
-                    _LOAD_SECONDS * (1 + len(steps)),
+                    sum(_load_seconds(files[each].artifact) for each in (*steps, name)),
                     paths=paths,
                     version=files[name].version,
                     steps=written,
@@ -163,11 +173,12 @@ class ServingSession:
             raise self.failure(error) from error
 
     def _written(
-        self, model: ModelServing, files: ModelFiles, control: ServerControl
+        self, model: ModelServing, files: ModelFiles, server: RunningServer
     ) -> RequestedModel:
         """Write a model to the repository; return the configuration that is written."""
         if files.engine is not None:
-            refuse_mismatch(files.engine, control.version(), self._gpus)
+            version = server.control.version()
+            refuse_mismatch(files.engine, version, self._gpus, server.tensorrt)
         config = self._repository.write(model, files.artifact, files.payloads, files.outputs)
         return config, [path for path, _ in model.parameters]
 
@@ -181,16 +192,17 @@ class ServingSession:
         except ServerFailure:
             self.stop()
 
-    def memory_of_models_mib(self) -> float | None:
-        """Return the memory of the loaded models, on the fullest GPU or else of the machine."""
-        now = self._memory_mib()
-        return now - self._empty_mib if now is not None and self._empty_mib is not None else None
+    def memory_of_models(self) -> ModelMemory:
+        """Return the memory of the loaded models."""
+        return self._memory() - self._empty
 
-    def _memory_mib(self) -> float | None:
-        if self._slot.gpu_uuids:
-            return memory_in_use_mib(self._slot.gpu_uuids)
+    def _memory(self) -> ModelMemory:
+        """Return the memory in use by the server and its models, and by others on its GPUs."""
         in_use = self._running.server.memory_with_models_bytes() if self._running else None
-        return in_use / 2**20 if in_use is not None else None
+        of_server = in_use / 2**20 if in_use is not None else None
+        if self._slot.gpu_uuids:
+            return ModelMemory(memory_in_use_mib(self._slot.gpu_uuids), of_server)
+        return ModelMemory(of_server)
 
     def failure(self, error: TrialFailure) -> TrialFailure:
         """Stop the server after `error` and return the failure that explains it best.
@@ -236,7 +248,7 @@ class ServingSession:
             self._running = ServedConfiguration(server, server.control, start_seconds=seconds)
             self._options = options
             self._memory_when_new = server.memory_bytes()
-            self._empty_mib = self._memory_mib()
+            self._empty = self._memory()
         return self._running
 
     def _must_restart(self, running: ServedConfiguration, options: ServerOptions) -> bool:
@@ -252,9 +264,10 @@ class ServingSession:
 
     def _gpu_memory_is_kept(self, running: ServedConfiguration) -> bool:
         """Return whether a GPU holds more than with a new server, although no model is loaded."""
-        end = time.monotonic() + _MEMORY_RELEASE_SECONDS
-        while (kept := self.memory_of_models_mib()) is not None and not running.control.loaded:
-            if kept * 2**20 <= _MEMORY_GROWTH_BYTES:
+        empty_mib, end = self._empty.device_mib, time.monotonic() + _MEMORY_RELEASE_SECONDS
+        while empty_mib is not None and not running.control.loaded:
+            in_use_mib = memory_in_use_mib(self._slot.gpu_uuids)
+            if in_use_mib is None or (in_use_mib - empty_mib) * 2**20 <= _MEMORY_GROWTH_BYTES:
                 return False
             if time.monotonic() > end:
                 return True

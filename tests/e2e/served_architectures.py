@@ -158,13 +158,11 @@ def _content(architecture: Architecture) -> dict[str, Any]:
 
 
 @contextmanager
-def architecture_bench(folder: Path) -> Iterator[ArchitectureBench]:
-    """Start what all architectures share."""
+def architecture_bench(folder: Path, cache: Path) -> Iterator[ArchitectureBench]:
+    """Start what all architectures share; `cache` is the folder of the artefact cache."""
     with (
         embedded_session(folder) as session,
-        ComparingBuildProcess(
-            ArtifactCache(folder / "cache"), folder / "build.log", threads=1
-        ) as builds,
+        ComparingBuildProcess(ArtifactCache(cache), folder / "build.log", threads=1) as builds,
         LoadClient(local_slot().client_cores) as client,
     ):
         yield ArchitectureBench(folder, session, builds, client)

@@ -14,6 +14,10 @@ import pytest
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.cache import ArtifactCache
 from optimizer.commands.run_context import open_space
+from optimizer.configuration.hardware import processor_lacks
+from optimizer.configuration.runtimes import Runtime
+from optimizer.configuration.runtimes.spec import Precision
+from optimizer.machine.fingerprint import cpu_flags
 from optimizer.search.prepare import PreparePhase
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.gated_artifact import GatedArtifact
@@ -23,7 +27,7 @@ from tests.e2e.embedded import embedded_session
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def gated(folder: Path, cache: Path, length: int) -> dict[tuple[str, str], GatedArtifact]:
+def gated(folder: Path, cache: Path, length: int) -> dict[tuple[Runtime, Precision], GatedArtifact]:
     """Return what the prepare phase finds of MiniLM in INT8, by runtime and precision."""
     minilm.write_inputs(folder, length)
     content = minilm.space(length)
@@ -39,9 +43,10 @@ def gated(folder: Path, cache: Path, length: int) -> dict[tuple[str, str], Gated
     return {(artifact.spec.runtime, artifact.spec.precision): artifact for artifact in found}
 
 
-LEAST_COSINE = {
-    ("onnxruntime", "int8"): 0.994,
-    ("openvino", "int8"): 0.994,
+# Weights have 7 bits on x86 processors without VNNI.
+LEAST_COSINE: dict[tuple[Runtime, Precision], float] = {
+    ("onnxruntime", "int8"): 0.992,
+    ("openvino", "int8"): 0.992,
     # One scale for all tokens of a batch.
     ("onnxruntime", "int8_dynamic"): 0.98,
     ("openvino", "int8_dynamic"): 0.998,
@@ -52,13 +57,16 @@ LEAST_COSINE = {
 def test_int8_of_trained_weights_is_close_to_fp32(
     tmp_path: Path, artifacts: Path, length: int, least_share: float
 ) -> None:
-    found = gated(tmp_path, artifacts / "minilm", length)
+    found = gated(tmp_path, artifacts / "models", length)
     assert found.keys() == LEAST_COSINE.keys()
     for runtime, artifact in found.items():
+        if reason := processor_lacks(*runtime, cpu_flags()):
+            assert artifact.dropped == reason
+            continue
         accuracy, share = artifact.accuracy, artifact.int8_share
-        print(f"{runtime}, {length} tokens: {accuracy}, {share:.1%} in INT8")
         assert accuracy is not None, artifact.dropped
+        assert share is not None
+        print(f"{runtime}, {length} tokens: {accuracy}, {share:.1%} in INT8")
         assert accuracy.mean_cosine >= LEAST_COSINE[runtime], runtime
         assert accuracy.samples == 16
-        assert share is not None
         assert share >= least_share

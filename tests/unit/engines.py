@@ -45,6 +45,7 @@ class FakeLocation:
 
     versions: Mapping[str, str]
     writes: bool = True
+    empty: bool = False
     dies: bool = False
 
     def identity(self) -> Mapping[str, str]:
@@ -61,5 +62,6 @@ class FakeLocation:
         if self.dies:
             raise BuildFailure("killed")
         if self.writes:
-            (folders.plans / recipe.plan).write_text(recipe.to_json())
+            content = "" if self.empty else recipe.to_json()
+            (folders.plans / recipe.plan).write_text(content)
         return EngineFacts("10.16.1.11", A10G.name, A10G.compute_capability)

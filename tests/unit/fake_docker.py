@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -67,6 +67,7 @@ class FakeContainer:
         assert force
         assert v
         self.engine.made.remove(self)
+        self.engine.freed()
 
 
 class FakeDocker:
@@ -77,6 +78,8 @@ class FakeDocker:
         refuses_to_start: raised one after the other in place of starting containers.
         runtimes: that containers may run by.
         nameless: images without a name that it has beside them.
+        security_options: as `docker info` tells them.
+        freed: called when a container is removed, as the kernel ends its processes.
     """
 
     def __init__(self, **environments: list[str] | None) -> None:
@@ -85,13 +88,19 @@ class FakeDocker:
         self.refuses_to_start: list[APIError] = []
         self.runtimes = ["runc"]
         self.nameless: list[dict[str, Any]] = []
+        self.security_options: list[str] = []
+        self.freed: Callable[[], None] = lambda: None
         self.images = self.containers = self
         self.api = SimpleNamespace(images=self._names)
         self.id = "sha256:1234"
         self.attrs: dict[str, Any] = {}
 
     def info(self) -> dict[str, Any]:
-        return {"ServerVersion": "28.5.1", "Runtimes": {name: {} for name in self.runtimes}}
+        return {
+            "ServerVersion": "28.5.1",
+            "Runtimes": {name: {} for name in self.runtimes},
+            "SecurityOptions": self.security_options,
+        }
 
     def _names(self) -> Sequence[dict[str, Any]]:
         return [*({"RepoTags": [name]} for name in self.environments), *self.nameless]

@@ -16,10 +16,15 @@ EMPTY_MIB = 400.0
 """What the CUDA context of a server takes."""
 
 
+HOST_MIB = 4000
+"""What a process with PyTorch takes of the machine's memory."""
+
+
 class FakeGpuServer:
     """Both ends: the launcher that starts it, and what it does."""
 
     pid: int | None = None
+    tensorrt: str | None = None
     loading_seconds = 0.0
 
     def __init__(self, instance_mib: float, kept_mib: float = 0.0) -> None:
@@ -28,6 +33,7 @@ class FakeGpuServer:
         self._lost = 0.0
         self.starts: list[ServerOptions] = []
         self.loaded: tuple[str, ...] = ()
+        self.load_timeouts: list[float] = []
         self.endpoint = Endpoint("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
 
     def start(
@@ -45,8 +51,12 @@ class FakeGpuServer:
     def control(self) -> ServerControl:
         return cast(ServerControl, self)
 
-    def load(self, model: str, *_: object, **__: object) -> None:
+    def version(self) -> str:
+        return "2.69.0"
+
+    def load(self, model: str, _: object, timeout_seconds: float, **__: object) -> None:
         self.loaded = (*self.loaded, model)
+        self.load_timeouts.append(timeout_seconds)
 
     def unload(self, model: str, *_: object) -> None:
         self.loaded = tuple(name for name in self.loaded if name != model)
@@ -55,6 +65,9 @@ class FakeGpuServer:
     def exit_reason(self) -> str | None:
         return None
 
+    def log_since_start(self) -> str:
+        return ""
+
     def model_processes(self) -> dict[int, str]:
         return {}
 
@@ -62,7 +75,7 @@ class FakeGpuServer:
         return 2**20
 
     def memory_with_models_bytes(self) -> int:
-        return 2**20
+        return 2**20 + HOST_MIB * 2**20 * len(self.loaded)
 
     def stop(self) -> None:
         self.loaded = ()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import TrialFailure
 from optimizer.measurement.level import BatchPoint, ServerSplit
+from optimizer.measurement.model_memory import ModelMemory
 from optimizer.triton.session import ModelFiles
 from optimizer.workload.streams import Tensors, stack
 
@@ -28,11 +29,13 @@ class FakeSession:
         merging: whether requests that come together are executed together.
         asked: names of the models that got requests.
         rows: numbers of inferences of the requests.
+        host_mib: what an instance on a GPU takes of the machine; None on a CPU.
         executing: turns the batch that the model gets into what the server counts.
     """
 
     answer: Answer
     merging: bool = True
+    host_mib: float | None = None
     executing: Callable[[int], int] = lambda batch: batch
     served: list[ServingConfig] = field(default_factory=list)
     files: list[Mapping[str, ModelFiles]] = field(default_factory=list)
@@ -50,9 +53,10 @@ class FakeSession:
         self._counts: Counter[int] = Counter()
         return self
 
-    def memory_of_models_mib(self) -> float:
+    def memory_of_models(self) -> ModelMemory:
         second = sum(model.instance_count - 1 for model in self.served[-1].models)
-        return 700.0 + 50.0 * second + max(self._counts, default=0)
+        host_mib = None if self.host_mib is None else self.host_mib * (1 + second)
+        return ModelMemory(700.0 + 50.0 * second + max(self._counts, default=0), host_mib)
 
     def retire(self, *, wait: bool) -> None:
         """Keep nothing."""

@@ -20,6 +20,7 @@ from optimizer.configuration.serving_config import (
     ServingConfig,
 )
 from optimizer.errors import LoadTestFailure, TrialFailure
+from optimizer.measurement.model_memory import ModelMemory
 from optimizer.search.accuracy_gate import AccuracyGate, GateResult
 from optimizer.search.gate_server import DeployedPipeline
 from optimizer.study.events import Event, Note
@@ -105,7 +106,7 @@ def test_every_batch_at_every_length_is_asked_and_one_server_does() -> None:
     [config] = session.served
     assert config.models[0].max_batch_size == 16
     assert set(served.served_ms) == {1, 12}
-    assert served.instance_mib == 708.0, "after a batch of 8"
+    assert served.memory == ModelMemory(708.0), "after a batch of 8"
 
 
 def test_the_largest_batch_that_is_right_is_looked_for_downwards() -> None:
@@ -182,7 +183,7 @@ def test_a_batch_that_is_not_answered_is_tried_once_more_on_a_new_server() -> No
 
 def test_a_batch_that_fails_costs_the_figure_of_the_memory_nothing() -> None:
     served, _, _ = judged(when(lambda x: len(x) > 1, refuses))
-    assert served.instance_mib == 701.0
+    assert served.memory == ModelMemory(701.0)
     assert served.shapes.batch_sizes == (1,)
 
 
@@ -302,7 +303,7 @@ def judged_as_step(answer: Answer, plan: GatePlan = PLAN) -> tuple[GateResult, F
 
 def test_a_step_is_judged_by_the_answers_of_its_ensemble() -> None:
     result, session = judged_as_step(sums)
-    assert (result.dropped, result.failing, result.instance_mib) == (None, None, None)
+    assert (result.dropped, result.failing, result.memory) == (None, None, ModelMemory())
     assert session.asked == {"top"}
     for config in session.served:
         first, step, top = config.models
@@ -313,7 +314,7 @@ def test_a_step_is_judged_by_the_answers_of_its_ensemble() -> None:
 
 def test_the_memory_of_a_step_is_what_a_second_instance_adds() -> None:
     result, session = judged_as_step(sums, replace(PLAN, most_instances=3))
-    assert result.instance_mib == 50.0
+    assert result.memory == ModelMemory(50.0)
     *_, last = session.served
     assert [model.instance_count for model in last.models] == [1, 2, 1]
     assert last.models[1].max_batch_size == 8, "of the size at which memory is compared"
@@ -337,7 +338,7 @@ def test_a_second_instance_that_cannot_be_served_is_left_to_the_search() -> None
         return refuses(batch) if len(asked) > before - 4 else sums(batch)
 
     result, _ = judged_as_step(failing, replace(PLAN, most_instances=2))
-    assert (result.dropped, result.instance_mib) == (None, None)
+    assert (result.dropped, result.memory) == (None, ModelMemory())
     assert session.served
 
 
@@ -359,3 +360,15 @@ def test_wrong_batches_of_a_step_leave_the_space_of_that_step() -> None:
     assert result.failing is not None
     assert result.failing.size == 4
     assert result.dropped is None
+
+
+def test_engines_are_judged_and_measured_with_the_cuda_graphs_of_the_space() -> None:
+    _, session, _ = judged(sums, plan=replace(PLAN, cuda_graphs=True))
+    assert all(m.cuda_graphs and m.padding == (2, 4) for c in session.served for m in c.models)
+    _, session, _ = judged(sums)
+    assert not any(model.cuda_graphs for config in session.served for model in config.models)
+
+
+def test_an_instance_on_a_gpu_is_measured_in_the_machines_memory_too() -> None:
+    served, _, _ = judged(sums, host_mib=4000.0)
+    assert served.memory == ModelMemory(708.0, 4000.0)

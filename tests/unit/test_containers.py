@@ -190,6 +190,27 @@ def test_only_what_dead_processes_of_this_user_have_left_is_reaped(
     assert docker.made == kept
 
 
+@pytest.mark.parametrize(
+    ("options", "userns_mode", "rootless"),
+    [
+        ([], None, False),
+        (["name=seccomp,profile=builtin", "name=userns"], "host", False),
+        (["name=seccomp,profile=builtin", "name=rootless"], None, True),
+    ],
+)
+def test_a_container_reads_and_writes_what_this_user_may(
+    engine: ContainerEngine,
+    docker: FakeDocker,
+    options: list[str],
+    userns_mode: str | None,
+    rootless: bool,
+) -> None:
+    docker.security_options = options
+    engine.start(TASK)
+    assert docker.made[0].settings["userns_mode"] == userns_mode
+    assert engine.rootless == rootless
+
+
 def test_a_zombie_owns_nothing() -> None:
     child = os.fork()
     if child == 0:

@@ -260,6 +260,13 @@ def test_a_build_that_left_no_plan_is_no_engine(cache_root: Path) -> None:
         TensorRtBuilder({"local": lambda _: location}).entry(SPEC, context)
 
 
+def test_an_empty_plan_is_no_engine(cache_root: Path) -> None:
+    context = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
+    location = FakeLocation({"tensorrt": "1"}, empty=True)
+    with pytest.raises(BuildFailure, match=r"wrote an empty model\.plan"):
+        TensorRtBuilder({"local": lambda _: location}).entry(SPEC, context)
+
+
 def test_what_was_timed_is_kept_whole_whoever_dies(cache_root: Path) -> None:
     context = BuildContext(MODEL, ArtifactCache(cache_root), LOCAL)
 

@@ -81,11 +81,11 @@ def test_the_memory_of_a_pipeline_is_what_its_steps_leave_of_the_whole() -> None
     specs = {name: replace(SPEC, model=name) for name in ("a", "b", "c", "top", "other")}
     # c never has a second instance, so that it was not measured by itself.
     measured = {"a": 30.0, "b": 50.0, "c": None, "top": 200.0, "other": 10.0}
-    gated = [GatedArtifact(specs[name], instance_mib=mib) for name, mib in measured.items()]
-    assert {spec.model: mib for spec, mib in memory_mib(gated, graph).items()} == {
+    by_spec = {specs[name]: mib for name, mib in measured.items()}
+    assert {spec.model: mib for spec, mib in memory_mib(by_spec, graph).items()} == {
         "a": 30.0,
         "b": 50.0,
         "top": 120.0,
         "other": 10.0,
     }
-    assert memory_mib(gated, None)[specs["top"]] == 200.0
+    assert memory_mib(by_spec, None)[specs["top"]] == 200.0

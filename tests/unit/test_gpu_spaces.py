@@ -21,8 +21,12 @@ from optimizer.configuration.serving_config import (
     ServingConfig,
     describe,
 )
+from optimizer.study.gated_artifact import GatePlan
+from optimizer.workload.request_sizes import LengthDistribution
+from optimizer.workload.streams import Payloads, TensorSpec
 from tests.unit.studies import VALUES
 
+PAYLOADS = Payloads((TensorSpec("x", "INT64", (None,)),), LengthDistribution((16, 128), (1.0, 1.0)))
 T4 = Gpu("GPU-0", "Tesla T4", (7, 5), 15360)
 A10G = Gpu("GPU-1", "NVIDIA A10G", (8, 6), 23028)
 TWO_T4 = Hardware(cores=8, memory_mib=64_000, gpus=(T4, T4))
@@ -106,11 +110,25 @@ def test_cpu_threads_are_not_searched_on_a_gpu() -> None:
     assert len(gpu_space(intra_op_threads=(1, 2, 64))) == 1
 
 
-def test_one_engine_serves_every_batch_size() -> None:
+def test_one_engine_serves_every_batch_size_and_one_serves_requests_alone() -> None:
     space = gpu_space(batching=(False, True), max_batch_size=(4, 8, 16, 32))
-    profiles = {model.artifact.profile for model in models(space)}
-    assert profiles == {EngineProfile(optimal_batch_size=16, max_batch_size=32)}
-    assert len(space.artifacts) == 1
+    profiles = {(model.batching is None, model.artifact.profile) for model in models(space)}
+    assert profiles == {(True, EngineProfile(1, 1)), (False, EngineProfile(16, 32))}
+    assert len(space.artifacts) == 2
+
+
+def test_without_batching_there_is_no_choice_of_engines() -> None:
+    both = ("shared", "per_batch_size")
+    assert len(gpu_space(batching=(False,), max_batch_size=(4, 8), engine_profile=both)) == 1
+    assert len(gpu_space(batching=(False, True), engine_profile=both)) == 3
+
+
+def test_a_space_with_cuda_graphs_has_them_judged_and_measured() -> None:
+    for values in ((False,), (False, True)):
+        space = gpu_space(cuda_graphs=values)
+        [spec] = space.artifacts
+        plan = GatePlan.of(space.use_of(spec), PAYLOADS, 1)
+        assert plan.cuda_graphs == any(values)
 
 
 def test_or_each_batch_size_has_an_engine_of_its_own() -> None:
@@ -176,6 +194,27 @@ def test_memory_leaves_out_what_cannot_fit() -> None:
     fitting = space.within_memory(6000.0, need)
     left = {(m.artifact.precision, m.groups[0].count) for m in models(fitting)}
     assert left == {("fp16", 1), ("fp16", 2), ("fp16", 4), ("fp32", 1), ("fp32", 2)}
+
+
+def test_the_machines_memory_holds_the_instances_of_all_gpus() -> None:
+    space = gpu_space(instance_count=(1, 2, (1, 2)))
+    need = dict.fromkeys(space.artifacts, 4000.0)
+    fitting = space.within_memory(14_000.0, need, of_machine=True)
+    assert {model.instance_count for model in models(fitting)} == {2, 3}
+    on_gpus = space.within_memory(1500.0, dict.fromkeys(space.artifacts, 1000.0))
+    both = on_gpus.within_memory(14_000.0, need, of_machine=True)
+    assert {model.instance_count for model in models(both)} == {2}
+    rule = "the instances fit in 7000 MiB of the machine's memory"
+    with pytest.raises(EmptySpaceError, match=rule):
+        len(space.within_memory(7000.0, need, of_machine=True))
+
+
+def test_the_machines_memory_is_shared_by_the_models_on_its_gpus() -> None:
+    space = two_models()  # 2 or 4 instances of one model, and 2 or 14 of the other
+    need: dict[ArtifactSpec, float] = dict.fromkeys(space.artifacts, 1000.0)
+    fitting = space.within_memory(6000.0, need, of_machine=True)
+    counts = [tuple(m.instance_count for m in config.models) for config in configs(fitting)]
+    assert counts == [(2, 2), (4, 2)]
 
 
 def test_memory_is_that_of_the_fullest_gpu() -> None:

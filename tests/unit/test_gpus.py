@@ -103,6 +103,18 @@ def test_a_reason_that_has_passed_is_not_forgotten(card: Card) -> None:
     assert use.overheated
 
 
+def test_one_hot_sample_voids_no_level(card: Card) -> None:
+    def use(hot: int, cool: int) -> GpuUse:
+        samples = gpus._GpuSamples(card, UUID, "NVIDIA T4")
+        for card.reasons in [0x40] * hot + [0] * cool:
+            samples.sample()
+        return samples.use()
+
+    assert not use(hot=1, cool=3).overheated
+    assert not use(hot=4, cool=96).overheated
+    assert use(hot=5, cool=95).overheated
+
+
 def test_without_gpus_or_without_nvml_the_figures_say_why(card: Card) -> None:
     assert GpuSampler([]).stop() == ((), "the trial runs on no GPU")
     assert GpuSampler(["GPU-2"]).stop() == ((), "NVML: Not Found")
@@ -125,7 +137,18 @@ def test_cards_without_a_driver_are_a_requirement(monkeypatch: pytest.MonkeyPatc
         gpu_states()
 
 
-def test_a_process_of_someone_else_is_refused_by_its_number(card: Card) -> None:
+def test_a_process_that_is_about_to_end_is_waited_for(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card.pids = (41,)
+    monkeypatch.setattr("time.sleep", lambda _: setattr(card, "pids", ()))
+    refuse_foreign_processes([UUID])
+
+
+def test_a_process_of_someone_else_is_refused_by_its_number(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "_RELEASE_SECONDS", 0.0)
     refuse_foreign_processes([UUID])
     card.pids = (41, 7)
     with pytest.raises(

@@ -7,10 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
+
+from optimizer.errors import RequirementError
+from optimizer.triton.embedded import find_embedded_runtime
 
 ROOT = Path(__file__).parents[2]
 PINNED = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
@@ -79,6 +83,31 @@ def test_every_pinned_package_accepts_the_first_release_of_each_python(oldest: s
 
     assert len(requirements) > 100
     assert {name for name, allowed in requirements.items() if not allowed.contains(oldest)} == set()
+
+
+def test_a_gpu_host_installs_no_package_that_needs_a_newer_glibc() -> None:
+    """nvidia-pytriton's wheel needs glibc 2.35; Amazon Linux 2023 and RHEL 9 have 2.34."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert not [each for each in extras["gpu"] if "pytriton" in each]
+    # Everything that makes model files, as on a CPU, and the SDK of Docker.
+    made_with = {*extras["embedded"]} - {"openvino>=2025.0"}
+    assert {each for each in made_with if "pytriton" not in each} | {*extras["docker"]} == {
+        *extras["gpu"]
+    }
+
+
+def test_an_old_glibc_is_named_with_the_way_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.34"))
+    with pytest.raises(
+        RequirementError, match=r"needs glibc 2\.35, this machine has 2\.34: .*optimizer\[gpu\]"
+    ):
+        find_embedded_runtime()
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.35"))
+    with pytest.raises(RequirementError, match=r"not installed: pip install .*\[embedded\]"):
+        find_embedded_runtime()
 
 
 def test_an_environment_that_works_is_kept_with_what_is_installed_in_it(

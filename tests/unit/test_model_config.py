@@ -134,13 +134,20 @@ def test_cuda_graphs_are_recorded_at_every_length_that_is_sent() -> None:
         (spec.batch_size, list(spec.input["input_ids"].dim), list(spec.input["pixels"].dim))
         for spec in cuda.graph_spec
     ]
-    assert shapes == [(b, [n], [3, n]) for b in (1, 8, 16) for n in (32, 60)]
+    assert shapes == [(b, [n], [3, n]) for b in range(1, 17) for n in (32, 60)]
+    assert not any(spec.HasField("graph_lower_bound") for spec in cuda.graph_spec)
 
 
-def test_cuda_graphs_of_one_length_are_left_to_triton() -> None:
-    cuda = built(replace(MODEL, padding=(), cuda_graphs=True)).optimization.cuda
-    assert cuda.graphs
-    assert not cuda.graph_spec
+def test_cuda_graphs_are_recorded_for_every_batch_that_can_occur() -> None:
+    def sizes(model: ModelServing, payloads: Payloads = PAYLOADS) -> list[int]:
+        config = model_config(replace(model, cuda_graphs=True), payloads, [OUTPUT], TEMPLATE)
+        return [spec.batch_size for spec in config.optimization.cuda.graph_spec]
+
+    merging = replace(MODEL, padding=(), batching=Batching())
+    assert sizes(merging) == list(range(1, 17))
+    assert sizes(replace(merging, batching=None, max_batch_size=4)) == [4]
+    # Triton refuses any other batch than 0 where max_batch_size is 0.
+    assert sizes(replace(merging, batching=None), replace(PAYLOADS, batched=False)) == [0]
 
 
 def test_a_template_that_is_none_is_named(tmp_path: Path) -> None:

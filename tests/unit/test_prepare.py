@@ -20,6 +20,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note
 from optimizer.study.gated_artifact import GatedArtifact, ready_event, to_json
 from optimizer.workload.model_spec import DataSet, ModelSpec, OnnxSource
+from tests.unit.test_gpu_spaces import TWO_T4, gpu_space, models
 from tests.unit.tiny_bert import MODEL, artifact
 
 SPEC = ArtifactSpec("bert", "onnxruntime", "python", "int8")
@@ -103,3 +104,22 @@ def test_int8_of_trained_weights_needs_real_inputs(
     else:
         assert reason is not None
         assert f"give {needed}, or set accuracy.int8_on_generated_data" in reason
+
+
+def test_configurations_on_gpus_that_the_machines_memory_does_not_hold_are_excluded(
+    tmp_path: Path,
+) -> None:
+    """A process with PyTorch takes about 4 GB of the machine beside what it takes of the GPU."""
+    machine = replace(TWO_T4, memory_mib=16_000)
+    space = gpu_space(machine, runtime=("pytorch",), instance_count=(1, 2))
+    [spec] = space.artifacts
+    watched: list[Event] = []
+    gated = [GatedArtifact(spec, instance_mib=1000.0, host_mib=4000.0)]
+    fitting = phase(tmp_path, watched)._within_memory(space, gated)
+    assert [model.instance_count for model in models(fitting)] == [2], "one on each of two GPUs"
+    [note] = watched
+    assert isinstance(note, Note)
+    assert note.text == (
+        "1 of 2 configurations are excluded: their instances (up to 4000 MiB each) do not fit in "
+        "14400 MiB of the machine's memory"
+    )

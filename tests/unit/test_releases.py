@@ -44,6 +44,15 @@ def test_versions_are_compared_as_far_as_they_are_known() -> None:
         refuse_mismatch(EngineFacts("11.2.2.9", "any", (8, 6)), "2.72.0")
 
 
+def test_what_the_servers_image_has_goes_before_what_a_release_had() -> None:
+    refuse_mismatch(PLAN, "2.71.0", [A10G], tensorrt="10.16.1.11")
+    for version in ("2.69.0", "2.51.0"):  # of a release, and of none
+        with pytest.raises(
+            ModelLoadFailure, match=r"has TensorRT 11\.2\.1: build in the server's own image$"
+        ):
+            refuse_mismatch(PLAN, version, [A10G], tensorrt="11.2.1")
+
+
 def test_another_tensorrt_is_refused_with_both_names() -> None:
     message = (
         "the engine was built with TensorRT 10.16.1.11, but Triton 2.71.0 has TensorRT "

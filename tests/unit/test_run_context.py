@@ -9,22 +9,25 @@ import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from docker import DockerClient
 
 from optimizer.commands import run_context
 from optimizer.commands.run_context import RunContext, open_run
-from optimizer.configuration.hosting import RemoteHost
-from optimizer.errors import SpaceChangedError, StudyBusyError, UsageError
+from optimizer.configuration.hosting import ContainerHost, RemoteHost
+from optimizer.errors import RequirementError, SpaceChangedError, StudyBusyError, UsageError
 from optimizer.files.owned_names import FOLDER_PREFIX, owned_name
-from optimizer.machine import quiet
+from optimizer.machine import docker_engine, gpus, quiet
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.quiet import ForeignUse
 from optimizer.machine.slots import Slot
 from optimizer.space_file.reader import Space
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note
+from tests.unit.fake_docker import FakeContainer, FakeDocker
+from tests.unit.fake_nvml import UUID, Card, install
 from tests.unit.studies import MACHINE, SETTING
 from tests.unit.test_wiring import SPACE
 
@@ -66,6 +69,34 @@ def test_an_open_run_holds_its_directory(tmp_path: Path) -> None:
         opened(tmp_path, extra_limits_ms=()),
     ):
         pytest.fail("it has another limit")
+
+
+@pytest.mark.parametrize("owner_lives", [False, True])
+def test_what_a_killed_run_left_on_a_gpu_is_removed_before_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner_lives: bool
+) -> None:
+    """A fake of Docker has a container whose process computes on a card of a fake NVML."""
+    engine, card = FakeDocker(), Card(pids=(4711,))
+    labels = {
+        **docker_engine._owner(),
+        **({} if owner_lives else {docker_engine._OWNER_STARTED: "1"}),
+    }
+    engine.made.append(FakeContainer(engine, "left", labels))
+    engine.freed = lambda: setattr(card, "pids", ())
+    connected = docker_engine.ContainerEngine(cast(DockerClient, engine))
+    monkeypatch.setattr(docker_engine.ContainerEngine, "connect", lambda: connected)
+    monkeypatch.setattr(gpus, "_RELEASE_SECONDS", 0.0)
+    install(monkeypatch, {UUID: card})
+    with opened(tmp_path) as opened_run:
+        host = ContainerHost("triton:1", 2**28)
+        on_gpu = replace(SETTING.slot, gpu_uuids=(UUID,))
+        run = replace(opened_run, slot=on_gpu, space=replace(SPACE, host=host))
+        if owner_lives:
+            with pytest.raises(RequirementError, match="must be free to be measured"):
+                run.announce(lambda _: None)
+        else:
+            run.announce(lambda _: None)
+    assert bool(engine.made) == owner_lives
 
 
 def test_machine_and_folders_are_announced(tmp_path: Path) -> None:

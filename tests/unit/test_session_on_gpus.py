@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from optimizer.configuration.releases import EngineFacts
 from optimizer.configuration.serving_config import ModelServing, ServerOptions, ServingConfig
+from optimizer.errors import ModelLoadFailure
 from optimizer.files.shipped import shipped
 from optimizer.machine.slots import Slot
+from optimizer.measurement.model_memory import ModelMemory
 from optimizer.triton import session as session_module
 from optimizer.triton.repository import ModelRepository
 from optimizer.triton.session import ModelFiles, ServingSession
-from tests.unit.fake_server import FakeGpuServer
+from tests.unit.fake_server import HOST_MIB, FakeGpuServer
 from tests.unit.test_gpu_layouts import LAYOUTS
 from tests.unit.test_model_config import OUTPUT, PAYLOADS
 
@@ -42,11 +46,11 @@ def serve(session: ServingSession, folder: Path, config: ServingConfig = CONFIG)
 
 def test_what_models_take_is_told_from_an_empty_server(tmp_path: Path, open_session: Open) -> None:
     session = open_session(FakeGpuServer(instance_mib=900.0))
-    assert session.memory_of_models_mib() is None, "nothing runs yet"
+    assert session.memory_of_models() == ModelMemory(), "nothing runs yet"
     serve(session, tmp_path)
-    assert session.memory_of_models_mib() == 900.0
+    assert session.memory_of_models() == ModelMemory(900.0, HOST_MIB)
     session.retire(wait=True)
-    assert session.memory_of_models_mib() == 0.0
+    assert session.memory_of_models() == ModelMemory(0.0, 0.0)
 
 
 def test_a_server_that_gives_memory_back_is_kept(tmp_path: Path, open_session: Open) -> None:
@@ -75,3 +79,28 @@ def test_options_of_the_server_start_it_anew(tmp_path: Path, open_session: Open)
         serve(session, tmp_path, config)
         session.retire()
     assert server.starts == [ServerOptions(), CONFIG.server, ServerOptions()]
+
+
+def test_an_engine_is_compared_with_the_tensorrt_of_the_servers_image(
+    tmp_path: Path, open_session: Open
+) -> None:
+    server = FakeGpuServer(instance_mib=10.0)
+    server.tensorrt = "10.13.0.35"  # Triton 2.69.0 was released with 10.16.1.11
+    model = CONFIG.models[0]
+    for built_with, fits in (("10.13.0.35", True), ("10.16.1.11", False)):
+        engine = EngineFacts(built_with, "Tesla T4", (7, 5))
+        files = {model.name: ModelFiles(tmp_path, PAYLOADS, (OUTPUT,), engine)}
+        with nullcontext() if fits else pytest.raises(ModelLoadFailure, match=built_with):
+            open_session(server).serve(CONFIG, files)
+
+
+def test_a_large_plan_may_take_longer_to_load_from_a_cold_disk(
+    tmp_path: Path, open_session: Open
+) -> None:
+    server = FakeGpuServer(instance_mib=10.0)
+    serve(open_session(server), tmp_path)
+    with (tmp_path / "artifact" / "model.plan").open("wb") as plan:
+        plan.truncate(1_350_000_000)
+    serve(open_session(server), tmp_path)
+    small, large = server.load_timeouts
+    assert (small, large - small) == (120.0, 135.0)

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,11 +20,17 @@ from optimizer.artifacts.engines.build_monitor import Running, watch
 from optimizer.artifacts.engines.recipe import Recipe
 from optimizer.configuration.hosting import BuildLocationName, EngineSettings
 from optimizer.configuration.releases import EngineFacts
-from optimizer.errors import BuildFailure, ContainerFailure, RequirementError
+from optimizer.errors import BuildFailure
 from optimizer.files.credentials import without_secrets
 from optimizer.machine import child_shim
 from optimizer.machine.cores import usable_cores
-from optimizer.machine.docker_engine import ContainerEngine, ContainerTask, Image, Mount
+from optimizer.machine.docker_engine import (
+    ContainerEngine,
+    ContainerTask,
+    Image,
+    Mount,
+    remove_containers_of_the_dead,
+)
 
 _SCRIPT = Path(build_script.__file__)
 _PROBE_SECONDS = 120.0
@@ -154,13 +159,9 @@ BUILD_LOCATIONS: Mapping[BuildLocationName, Callable[[EngineSettings], BuildLoca
 
 
 def reap_builds(settings: EngineSettings | None) -> None:
-    """Remove the containers of builds whose own process was killed.
-
-    A Docker engine that does not answer is ignored here: the next build reports it.
-    """
+    """Remove the containers of builds whose own process was killed."""
     if settings is not None and settings.build_in != "local":
-        with suppress(RequirementError, ContainerFailure):
-            ContainerEngine.connect().reap()
+        remove_containers_of_the_dead()
 
 
 def _task(

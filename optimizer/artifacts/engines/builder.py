@@ -94,12 +94,15 @@ class _Engine:
 
     def build(self, into: Path) -> Facts:
         graph = self.context.graphs.entry(TENSORRT.graphs[self.precision])
-        check_tensorrt_rules(graph.path / "model.onnx")
+        batched = self.context.model.payloads.as_served().batched
+        check_tensorrt_rules(graph.path / "model.onnx", batched=batched)
         with self._timings(into) as timings:
             folders = Folders(graph.path, into, timings)
             facts = self.location.run(self.recipe, folders, self.context.report_progress)
-        if not (into / PLAN_FILE).is_file():
-            raise BuildFailure(f"the engine's build succeeded, but wrote no {PLAN_FILE}")
+        plan = into / PLAN_FILE
+        if not plan.is_file() or not plan.stat().st_size:
+            state = "an empty" if plan.is_file() else "no"
+            raise BuildFailure(f"the engine's build succeeded, but wrote {state} {PLAN_FILE}")
         (into / FACTS_FILE).write_text(json.dumps(asdict(facts), indent=1))
         return graph.facts
 

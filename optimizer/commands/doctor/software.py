@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from optimizer.commands.doctor.checks import CheckResult, NotChecked
 from optimizer.commands.doctor.docker import Docker
-from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES
+from optimizer.commands.packages import EXPORT_PACKAGES, GRAPH_PACKAGES, PACKAGES_FOR
 from optimizer.configuration.releases import DEFAULT_TAG, content_of, same_version, triton_image
 from optimizer.configuration.runtimes import RUNTIME_PACKAGE
 from optimizer.load import perf_analyzer
@@ -21,7 +21,6 @@ _SERVER = "embedded server"
 _PACKAGES = sorted({*GRAPH_PACKAGES, *EXPORT_PACKAGES, *RUNTIME_PACKAGE.values()})
 _SERVER_PACKAGE = "nvidia-pytriton"
 _TENSORRT = "tensorrt"
-_INSTALL = "pip install 'triton-cost-optimizer[embedded]'"
 
 
 def packages() -> Packages:
@@ -51,7 +50,7 @@ def results(
         return (_embedded(embedded, {}), installed.result("packages"))
     return (
         _embedded(embedded, installed),
-        *(_package(name, installed) for name in _PACKAGES),
+        *(_package(name, installed, with_gpus=with_gpus) for name in _PACKAGES),
         _local_tensorrt(installed, docker, with_gpus=with_gpus),
     )
 
@@ -73,10 +72,12 @@ def _embedded(embedded: EmbeddedRuntime | NotChecked, installed: Packages) -> Ch
     return CheckResult(_SERVER, "ok", detail)
 
 
-def _package(name: str, installed: Packages) -> CheckResult:
+def _package(name: str, installed: Packages, *, with_gpus: bool) -> CheckResult:
     if name in installed:
         return CheckResult(name, "ok", installed[name])
-    return CheckResult(name, "missing", "not installed", _INSTALL)
+    makes_files = name in GRAPH_PACKAGES | EXPORT_PACKAGES
+    remedy = f"pip install '{PACKAGES_FOR[with_gpus and makes_files]}'"
+    return CheckResult(name, "missing", "not installed", remedy)
 
 
 def _local_tensorrt(
