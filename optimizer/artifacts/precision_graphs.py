@@ -23,13 +23,13 @@ from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import LENGTH, Tensors, TensorSpec
 
 _RECIPES: dict[GraphKind, int] = {
-    "fp32": 1,
-    "fp16": 1,
-    "bf16": 1,
+    "fp32": 2,
+    "fp16": 2,
+    "bf16": 2,
     "int8_s8s8": 3,
     "int8_u8s8": 3,
     "int8_u8s7": 2,
-    "int8_trt": 1,
+    "int8_trt": 2,
     "int8_weights": 1,
     "int8_dynamic": 1,
     "int8_dynamic_s7": 1,

@@ -68,5 +68,8 @@ def page(bench: ArchitectureBench) -> str:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    with TemporaryDirectory() as scratch, architecture_bench(Path(scratch)) as shared:
+    with (
+        TemporaryDirectory() as scratch,
+        architecture_bench(Path(scratch), Path(scratch, "cache")) as shared,
+    ):
         PAGE.write_text(page(shared))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,8 +20,9 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArchitectureBench]:
-    with architecture_bench(tmp_path_factory.mktemp("bench")) as bench:
+def bench(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArchitectureBench]:
+    folder = tmp_path_factory.mktemp("bench")
+    with architecture_bench(folder, artifacts / "models") as bench:
         yield bench
 
 

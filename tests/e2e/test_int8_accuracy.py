@@ -57,7 +57,7 @@ LEAST_COSINE: dict[tuple[Runtime, Precision], float] = {
 def test_int8_of_trained_weights_is_close_to_fp32(
     tmp_path: Path, artifacts: Path, length: int, least_share: float
 ) -> None:
-    found = gated(tmp_path, artifacts / "minilm", length)
+    found = gated(tmp_path, artifacts / "models", length)
     assert found.keys() == LEAST_COSINE.keys()
     for runtime, artifact in found.items():
         if reason := processor_lacks(*runtime, cpu_flags()):

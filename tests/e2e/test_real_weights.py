@@ -52,7 +52,7 @@ class Searched:
 
 @pytest.fixture(scope="module")
 def searched(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    folder, cache = tmp_path_factory.mktemp("real weights"), artifacts / "minilm"
+    folder, cache = tmp_path_factory.mktemp("real weights"), artifacts / "models"
     minilm.write_inputs(folder)
     space = tiny.write_space(folder, minilm.space())
     arguments = ["run", space, "--cache", cache, "--sampler", "random"]

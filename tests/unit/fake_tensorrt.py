@@ -1,7 +1,8 @@
 """A fake `tensorrt` package that records what is used of it, in the layouts of both majors.
 
 It stands for the Python bindings alone: it "builds" a plan that tells what it was asked. Which
-names the real bindings have is not this file's to say: see `test_engines_bindings`.
+names the real bindings have is not this file's to say: see `test_engines_bindings`. What NVIDIA's
+parser and builder refuse is shown by themselves: see `tests/e2e/test_nvidia_builder.py`.
 """
 
 from __future__ import annotations
@@ -44,8 +45,6 @@ class Behaviour:
     parser_errors: tuple[tuple[str, str, str], ...] = ()
     log_error: str | None = None
     no_plan: bool = False
-    bad_shapes: bool = False
-    bad_profile: bool = False
     raises: str | None = None
     hangs_seconds: float = 0.0
     version: str | None = None
@@ -161,8 +160,6 @@ class _Profile:
     world: _World
 
     def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:  # noqa: A002
-        if self.world.behaviour.bad_shapes:
-            raise ValueError("Shape provided is inconsistent")
         self.world.recording.shapes[input] = (min, opt, max)
 
 
@@ -195,7 +192,7 @@ class _Config:
         self.world.recording.tf32 = False
 
     def add_optimization_profile(self, profile: Any) -> int:
-        return -1 if self.world.behaviour.bad_profile else 0
+        return 0
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
         cache = _TimingCache(self.world, serialized_timing_cache)

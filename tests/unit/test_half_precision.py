@@ -133,3 +133,44 @@ def test_nodes_stand_in_an_order_in_which_they_can_be_executed(
     convert(source, into)
     assert [path.name for path in into.iterdir()] == ["model.onnx"]
     onnx.checker.check_model(into / "model.onnx", full_check=True)
+
+
+def with_layer_norm(folder: Path) -> Path:
+    """A layer norm in single operators, as files before opset 17 have it, of images of a Conv."""
+    nodes = [
+        helper.make_node("Conv", ["x", "weights"], ["image"]),
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[-1]),
+        helper.make_node("Sub", ["image", "mean"], ["distance"]),
+        helper.make_node("Pow", ["distance", "two"], ["square"]),
+        helper.make_node("ReduceMean", ["square"], ["variance"], axes=[-1]),
+        helper.make_node("Sqrt", ["variance"], ["deviation"]),
+        helper.make_node("Div", ["distance", "deviation"], ["y"]),
+    ]
+    weights = {"weights": np.ones((1, 1, 1), np.float32), "two": np.array(2, np.float32)}
+    images, means = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1, size])
+        for name, size in (("x", 4), ("mean", 1))
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "layer norm",
+        [images],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1, 4]), means],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
+    folder.mkdir()
+    onnx.save(made, folder / "model.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("convert", [to_fp16, to_bf16])
+def test_variances_beyond_fp16_are_computed_in_fp32(
+    tmp_path: Path, into: Path, convert: Any
+) -> None:
+    """And a Conv is converted, which the opset has in FP16 and not in BF16."""
+    source = with_layer_norm(tmp_path / "source")
+    convert(source, into)
+    request: Tensors = {"x": np.array([[[3000, -3000, 1000, -1000]]], np.float32)}
+    wanted, got = calculated(source, request), calculated(into, request)
+    np.testing.assert_allclose(got, wanted, rtol=2**-7)

@@ -71,6 +71,19 @@ def good(dtype: DTypeLike = np.float32, opset: int = 20) -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
+def convolution(operator: str, dtype: DTypeLike, opset: int) -> ModelProto:
+    """A Conv or ConvTranspose of x, [batch, 4, WIDTH]."""
+    type_ = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x", "w"], ["y"], "convolution")],
+        "images",
+        [helper.make_tensor_value_info("x", type_, ["batch", 4, WIDTH])],
+        [helper.make_tensor_value_info("y", type_, ["batch", 4, WIDTH])],
+        [numpy_helper.from_array(np.ones((4, 4, 1)).astype(dtype), "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
 def found(model: ModelProto, tmp_path: Path) -> list[str]:
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
@@ -131,13 +144,33 @@ def ask_for_the_zero_point(model: ModelProto) -> None:
     rewire(2, "asked", "q_a")(model)
 
 
-def fix_the_batch(model: ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+def size_the_batch(size: int) -> Edit:
+    def edit(model: ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+
+    return edit
+
+
+def move_into_a_function(model: ModelProto) -> None:
+    """Let the pair of the product's weights be a function of the model, with its scale of 0."""
+    put("s_w1", np.zeros(INNER))(model)
+    pair = [named(model, "q_w1"), named(model, "d_w1")]
+    opsets = [helper.make_opsetid("", 20)]
+    taken = ["w1", "s_w1", "z_w1"]
+    model.functions.append(helper.make_function("own", "Pair", taken, ["w1_d"], pair, opsets))
+    for node in pair:
+        model.graph.node.remove(node)
+    model.graph.node.insert(0, helper.make_node("Pair", taken, ["w1_d"], "call", domain="own"))
+    model.opset_import.append(helper.make_opsetid("own", 1))
 
 
 def quantise_one_attention_product(model: ModelProto) -> None:
     model.graph.node.extend([*quantised("x", "s_x"), *quantised("k", "s_x")])
     named(model, "scores").input[:] = ["x_d", "k_d"]
+
+
+def both(first: Edit, second: Edit) -> Edit:
+    return lambda model: (first(model), second(model))
 
 
 def as_gemm(transposed: int) -> Edit:
@@ -213,7 +246,21 @@ BROKEN: Sequence[tuple[str, Edit, set[str], str]] = [
         {"scores"},
         "an attention must be INT8 or neither, got INT8 in scores and not in mixed",
     ),
-    ("batch", fix_the_batch, {"x"}, "the first axis must be a dynamic batch, got 4"),
+    ("batch", size_the_batch(4), {"x"}, "the first axis must be a dynamic batch, got 4"),
+    ("no batch", size_the_batch(0), {"x"}, "the first axis must be a dynamic batch, got 0"),
+    (
+        "too few scales",
+        both(put("s_w1", np.ones(5)), put("z_w1", np.zeros(5), np.int8)),
+        {"q_w1", "d_w1"},
+        "weights of 16 channels must have as many scales, got 5",
+    ),
+    (
+        "too few zero-points",
+        put("z_w1", np.zeros(5), np.int8),
+        {"q_w1", "d_w1"},
+        "there must be as many zero-points as scales, 16, got 5",
+    ),
+    ("in a function", move_into_a_function, {"q_w1__1", "d_w1__1"}, "finite and above 0, got 0"),
 ]
 
 
@@ -247,11 +294,32 @@ def test_scales_are_of_the_type_that_the_graph_calculates_in(tmp_path: Path) -> 
     assert mistakes[0].endswith("got FLOAT")
 
 
-def test_fp16_scales_need_an_opset_that_has_them(tmp_path: Path) -> None:
-    mistakes = found(good(np.float16, opset=18), tmp_path)
-    assert len(mistakes) == 8
-    assert mistakes[0] == "q_a: FLOAT16 scales need opset 19, got 18"
-    assert found(good(np.float32, opset=18), tmp_path) == []
+def test_files_of_earlier_opsets_may_have_fp16_scales(tmp_path: Path) -> None:
+    """ONNX lists them from opset 19, TensorRT's importer takes them in any."""
+    assert found(good(np.float16, opset=13), tmp_path) == []
+
+
+def test_a_batch_axis_of_minus_1_is_dynamic(tmp_path: Path) -> None:
+    model = good()
+    size_the_batch(-1)(model)
+    assert found(model, tmp_path) == []
+
+
+def test_a_model_without_a_batch_axis_has_sizes(tmp_path: Path) -> None:
+    model = good()
+    size_the_batch(4)(model)
+    onnx.save(model, tmp_path / "model.onnx")
+    check_tensorrt_rules(tmp_path / "model.onnx", batched=False)
+
+
+@pytest.mark.parametrize("opset", [20, 22])
+def test_of_convolutions_in_bf16_only_the_transposed_are_refused(
+    opset: int, tmp_path: Path
+) -> None:
+    mistake = "convolution: ConvTranspose must be in FP16 or FP32, got BFLOAT16"
+    assert found(convolution("ConvTranspose", bfloat16, opset), tmp_path) == [mistake]
+    assert found(convolution("ConvTranspose", np.float16, opset), tmp_path) == []
+    assert found(convolution("Conv", bfloat16, opset), tmp_path) == []
 
 
 def test_fp16_scales_have_a_floor(tmp_path: Path) -> None:
@@ -349,11 +417,13 @@ def test_missing_and_short_external_data_are_said_by_weight(external: Path) -> N
 
 
 def test_many_mistakes_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
-    model = good(np.float16, opset=18)
+    model = good()
+    for name, count in (("s_x", ()), ("s_h", ()), ("s_w1", INNER), ("s_w2", WIDTH)):
+        put(name, np.full(count, -1.0))(model)
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(BuildFailure) as caught:
         check_tensorrt_rules(tmp_path / "model.onnx")
     message = str(caught.value)
-    assert message.startswith("model.onnx breaks TensorRT's rules in 8 places: q_a: FLOAT16 scales")
+    assert message.startswith("model.onnx breaks TensorRT's rules in 8 places: q_a: scales must be")
     assert message.endswith("; and 3 more")
-    assert message.count("need opset 19") == 5
+    assert message.count("finite and above 0") == 5

@@ -131,6 +131,7 @@ def parse(trt: Any, builder: Any, log: Any, onnx: Path) -> Any:
     if not parser.parse_from_file(str(onnx)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         texts = [f"node {e.node_name()!r} ({e.node_operator()}): {e.desc()}" for e in errors]
+        log.errors.clear()  # the parser has logged the same
         raise BuildError("; ".join(texts) or f"{onnx.name} cannot be parsed")
     return network
 
@@ -139,11 +140,7 @@ def add_profile(builder: Any, config: Any, inputs: list[dict[str, Any]]) -> None
     """Add the optimisation profile: minimum, optimal and maximum shape of every input."""
     profile = builder.create_optimization_profile()
     for each in inputs:
-        shapes = [tuple(each[bound]) for bound in ("least", "optimal", "most")]
-        try:
-            profile.set_shape(each["name"], *shapes)
-        except ValueError as error:
-            raise BuildError(f"{each['name']}: shapes {shapes} do not fit: {error}") from error
+        profile.set_shape(each["name"], *(tuple(each[b]) for b in ("least", "optimal", "most")))
     if config.add_optimization_profile(profile) < 0:
         raise BuildError(f"the optimisation profile is not valid: {inputs}")
 
@@ -187,6 +184,7 @@ def build(trt: Any, recipe: dict[str, Any], log: Any, folders: list[Path]) -> No
     config = configure(trt, builder, recipe)
     config.progress_monitor = implementing(BuildProgress, trt.IProgressMonitor)()
     kept_alive = attach_timing_cache(config, timings / recipe["timing_cache"])
+    log.errors.clear()  # a timing cache of another GPU is logged as an error, and has been replaced
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError("TensorRT found no engine for this graph")

@@ -94,7 +94,8 @@ class _Engine:
 
     def build(self, into: Path) -> Facts:
         graph = self.context.graphs.entry(TENSORRT.graphs[self.precision])
-        check_tensorrt_rules(graph.path / "model.onnx")
+        batched = self.context.model.payloads.as_served().batched
+        check_tensorrt_rules(graph.path / "model.onnx", batched=batched)
         with self._timings(into) as timings:
             folders = Folders(graph.path, into, timings)
             facts = self.location.run(self.recipe, folders, self.context.report_progress)

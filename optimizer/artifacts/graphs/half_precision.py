@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from copy import deepcopy
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optimizer.artifacts.graphs.onnx_graph import held_tensor, reads, subgraphs
+from optimizer.artifacts.graphs.onnx_graph import held_tensor, label, reads, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -47,12 +48,15 @@ def to_bf16(graph: Path, into: Path) -> None:
     """
     import onnx
 
-    source = working_copy(graph, into)
+    source, external = working_copy(graph, into), has_external_data(graph)
     converted = _in_fp16(source)
+    # Types are checked in FP16: ONNX lists BF16 for Conv from opset 22, TensorRT takes it in any.
+    # It is a copy, because saving sorts the nodes.
+    save(deepcopy(converted), into, external=external)
+    onnx.checker.check_model(into / "model.onnx", full_check=True)
     _to_bfloat16(converted.graph, onnx.load(source).graph)
     shutil.rmtree(source.parent)
-    save(converted, into, external=has_external_data(graph))
-    onnx.checker.check_model(into / "model.onnx", full_check=True)
+    save(converted, into, external=external)
 
 
 def save(model: onnx.ModelProto, into: Path, *, external: bool) -> None:
@@ -79,23 +83,69 @@ def has_external_data(graph: Path) -> bool:
 
 
 def _in_fp16(source: Path) -> onnx.ModelProto:
+    import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    _numbers_to_tensors(source)
-    converted: onnx.ModelProto = convert_float_to_float16(str(source), keep_io_types=True)
+    model = onnx.load(source, load_external_data=False)
+    _numbers_to_tensors(model.graph)
+    kept = _averages(model.graph)
+    onnx.save(model, source)
+    converted: onnx.ModelProto = convert_float_to_float16(
+        str(source), keep_io_types=True, node_block_list=kept
+    )
+    _join(converted.graph, kept)
     return converted
 
 
-def _numbers_to_tensors(source: Path) -> None:
+def _numbers_to_tensors(graph: onnx.GraphProto) -> None:
     """Give every Constant a tensor: the converter leaves other forms in FP32."""
     import onnx
 
-    model = onnx.load(source, load_external_data=False)
-    for node in model.graph.node:
+    for node in graph.node:
         tensor = held_tensor(node)
         if tensor is not None:
             node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", tensor))
-    onnx.save(model, source)
+
+
+def _averages(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the nodes that FP16 is too small for.
+
+    These are averages, because their sums exceed it, and variances from the square to the root.
+    LayerNormalization is none of them: runtimes compute it in FP32.
+    """
+    squares = {node.output[0]: node for node in graph.node if node.op_type == "Pow"}
+    variances: set[str] = set()
+    found = []
+    for node in graph.node:
+        if node.op_type == "ReduceMean":
+            found.append(node)
+            if node.input[0] in squares:
+                found.append(squares[node.input[0]])
+                variances.add(node.output[0])
+        elif node.op_type in {"Add", "Sqrt"} and not variances.isdisjoint(node.input):
+            found.append(node)
+            if node.op_type == "Add":  # a small number, against division by 0
+                variances.add(node.output[0])
+    for node in found:
+        node.name = label(node)
+    return [node.name for node in found]
+
+
+def _join(graph: onnx.GraphProto, kept: Sequence[str]) -> None:
+    """Connect nodes that are kept in FP32: the converter casts to FP16 and back between them."""
+    nodes = [node for node in graph.node if node.name in kept]
+    results = {output for node in nodes for output in node.output}
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    halved = {node.output[0]: node.input[0] for node in casts if node.input[0] in results}
+    back = {node.output[0]: halved[node.input[0]] for node in casts if node.input[0] in halved}
+    for node in nodes:
+        node.input[:] = [back.get(name, name) for name in node.input]
+    outputs = {value.name for value in graph.output}
+    for pair in (back, halved):
+        read = outputs.union(*map(reads, graph.node))
+        for node in casts:
+            if node.output[0] in pair.keys() - read:
+                graph.node.remove(node)
 
 
 def _to_bfloat16(converted: onnx.GraphProto, source: onnx.GraphProto) -> None:

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 
 class OnnxGraph:
-    """The nodes of a graph and of its subgraphs; `path` is its file, external data beside it."""
+    """The nodes of a graph, of its subgraphs and of the model's functions where they are called.
+
+    `path` is the graph's file, which external data lies beside.
+    """
 
     def __init__(self, path: Path) -> None:
         import onnx
+        import onnx.inliner
 
         header = onnx.load(path, load_external_data=False)
+        if header.functions:
+            header = onnx.inliner.inline_local_functions(header)
         self._folder = path.parent
         self._header = header.graph
         self.opset = opset_of(header)

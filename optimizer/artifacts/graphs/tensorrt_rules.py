@@ -22,7 +22,6 @@ SMALLEST_FP16_SCALE = float(np.finfo(np.float16).tiny)
 """6.1e-5: smaller numbers are subnormal in FP16 and lose precision."""
 
 _SHOWN = 5
-_SCALES_IN_16_BITS_OPSET = 19
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _KEEP_AXES = (*_PAIR, "Cast", "Identity")
 _INTEGER_OPERATORS = {
@@ -37,13 +36,16 @@ _INTEGER_OPERATORS = {
 }
 
 
-def check_tensorrt_rules(path: Path) -> None:
+def check_tensorrt_rules(path: Path, *, batched: bool = True) -> None:
     """Check the graph at `path`.
+
+    Args:
+        batched: whether its inputs have a batch axis.
 
     Raises:
         BuildFailure: with the number of broken rules, and the first of them.
     """
-    broken = broken_rules(path)
+    broken = broken_rules(path, batched=batched)
     if broken:
         places = f"{len(broken)} place{'s' if len(broken) > 1 else ''}"
         first = "; ".join(map(str, broken[:_SHOWN]))
@@ -51,11 +53,12 @@ def check_tensorrt_rules(path: Path) -> None:
         raise BuildFailure(f"{path.name} breaks TensorRT's rules in {places}: {first}{more}")
 
 
-def broken_rules(path: Path) -> list[Mistake]:
+def broken_rules(path: Path, *, batched: bool = True) -> list[Mistake]:
     """Return every broken rule with the name of the node, input or weights, and the value.
 
     Args:
         path: an ONNX file; only scales and zero-points are read from external data.
+        batched: whether its inputs have a batch axis.
     """
     graph = OnnxGraph(path)
     missing = [Mistake(*each) for each in graph.missing_data()]
@@ -63,8 +66,9 @@ def broken_rules(path: Path) -> list[Mistake]:
         return missing
     pairs = [node for node in graph.nodes if node.op_type in _PAIR]
     return [
-        *_fixed_batches(graph),
+        *(_fixed_batches(graph) if batched else ()),
         *_integer_operators(graph),
+        *_bf16_deconvolutions(graph),
         *(mistake for node in pairs for mistake in _pair_mistakes(graph, node)),
         *broken_blocks(graph),
     ]
@@ -73,7 +77,8 @@ def broken_rules(path: Path) -> list[Mistake]:
 def _fixed_batches(graph: OnnxGraph) -> Iterator[Mistake]:
     for value in graph.inputs:
         axes = value.type.tensor_type.shape.dim
-        if not axes or axes[0].HasField("dim_value"):
+        # A size below 0 stands for any; 0 is a size like others.
+        if not axes or (axes[0].HasField("dim_value") and axes[0].dim_value >= 0):
             got = str(axes[0].dim_value) if axes else "none"
             yield Mistake(value.name, "the first axis must be a dynamic batch", got)
 
@@ -82,6 +87,16 @@ def _integer_operators(graph: OnnxGraph) -> Iterator[Mistake]:
     for node in graph.nodes:
         if node.op_type in _INTEGER_OPERATORS or node.op_type.startswith("QLinear"):
             yield Mistake(label(node), "INT8 must be written as Q/DQ pairs", node.op_type)
+
+
+def _bf16_deconvolutions(graph: OnnxGraph) -> Iterator[Mistake]:
+    """Check ConvTranspose, which unlike Conv has no kernels in BF16, whatever the opset."""
+    import onnx
+
+    if _arithmetic(graph) == onnx.TensorProto.BFLOAT16:
+        for node in graph.nodes:
+            if node.op_type == "ConvTranspose":
+                yield Mistake(label(node), "ConvTranspose must be in FP16 or FP32", "BFLOAT16")
 
 
 def _pair_mistakes(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Mistake]:
@@ -101,8 +116,8 @@ def _pair_mistakes(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Mistake]:
     elif scales.dtype == np.float16 and values.min() < SMALLEST_FP16_SCALE:
         rule = f"FP16 scales must be at least {SMALLEST_FP16_SCALE:.2g}"
         yield Mistake(label(node), rule, f"{values.min():.2g}")
-    if scales.size > 1:
-        yield from _channels(graph, node, scales.shape)
+    mistakes = list(_channels(graph, node, scales.shape)) if scales.size > 1 else []
+    yield from mistakes or _counts(graph, node, scales.size)
 
 
 def _type(graph: OnnxGraph, node: onnx.NodeProto) -> Iterator[Mistake]:
@@ -151,9 +166,6 @@ def _scale_type(graph: OnnxGraph, node: onnx.NodeProto, code: int) -> Iterator[M
     if code != wanted:
         rule = f"scales must be {name(wanted)} as the graph is: what follows is in their type"
         yield Mistake(label(node), rule, name(code))
-    elif code != onnx.TensorProto.FLOAT and graph.opset < _SCALES_IN_16_BITS_OPSET:
-        rule = f"{name(code)} scales need opset {_SCALES_IN_16_BITS_OPSET}"
-        yield Mistake(label(node), rule, str(graph.opset))
 
 
 def _arithmetic(graph: OnnxGraph) -> int:
@@ -169,31 +181,51 @@ def _arithmetic(graph: OnnxGraph) -> int:
 
 
 def _channels(graph: OnnxGraph, node: onnx.NodeProto, scales: tuple[int, ...]) -> Iterator[Mistake]:
-    weight = _weight(graph, node.input[0])
-    if weight is None:
+    shape = _weight_shape(graph, node.input[0])
+    if shape is None:
         yield Mistake(label(node), "activations must have one scale", f"scales of {list(scales)}")
         return
     if len(scales) > 1:
         yield Mistake(label(node), "weights must have one scale per channel", f"{list(scales)}")
         return
-    rank = len(weight.dims)
-    scale_axis = next((a.i for a in node.attribute if a.name == "axis"), 1) % rank
+    scale_axis = _scale_axis(node, len(shape))
     for reader, position, axis in _reading(graph, node.output[0], scale_axis):
-        expected = channel_axis(reader, position, rank)
+        expected = channel_axis(reader, position, len(shape))
         if expected is not None and axis != expected:
             weights = f"weights of {reader.op_type} {label(reader)}"
             rule = f"{weights} must have scales along axis {expected}"
             yield Mistake(label(node), rule, str(axis))
 
 
-def _weight(graph: OnnxGraph, name: str) -> onnx.TensorProto | None:
-    """Return the constant that a tensor is made from; None for an activation."""
-    while name not in graph.weights:
-        maker = graph.maker(name)
-        if maker is None or maker.op_type not in {*_KEEP_AXES, "Transpose"}:
-            return None
-        name = maker.input[0]
-    return graph.weights[name]
+def _counts(graph: OnnxGraph, node: onnx.NodeProto, scales: int) -> Iterator[Mistake]:
+    shape = _weight_shape(graph, node.input[0])
+    if scales > 1 and shape is not None:
+        channels = shape[_scale_axis(node, len(shape))]
+        if scales != channels:
+            rule = f"weights of {channels} channels must have as many scales"
+            yield Mistake(label(node), rule, str(scales))
+    zero_points = graph.numbers(_zero_point_of(node))
+    if zero_points is not None and zero_points.size != scales:
+        rule = f"there must be as many zero-points as scales, {scales}"
+        yield Mistake(label(node), rule, str(zero_points.size))
+
+
+def _scale_axis(node: onnx.NodeProto, rank: int) -> int:
+    return int(next((a.i for a in node.attribute if a.name == "axis"), 1)) % rank
+
+
+def _weight_shape(graph: OnnxGraph, name: str) -> list[int] | None:
+    """Return the shape of a tensor that is made from a constant; None for an activation."""
+    if name in graph.weights:
+        return list(graph.weights[name].dims)
+    maker = graph.maker(name)
+    if maker is None or maker.op_type not in {*_KEEP_AXES, "Transpose"}:
+        return None
+    shape = _weight_shape(graph, maker.input[0])
+    if shape is None or maker.op_type != "Transpose":
+        return shape
+    order = next((a.ints for a in maker.attribute), range(len(shape))[::-1])
+    return [shape[axis] for axis in order]
 
 
 def _reading(graph: OnnxGraph, name: str, axis: int) -> Iterator[tuple[onnx.NodeProto, int, int]]:

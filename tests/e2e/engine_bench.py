@@ -1,0 +1,123 @@
+"""Engines by our builder's own code and NVIDIA's builder, and what its log tells of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from unittest.mock import patch
+
+from optimizer.artifacts.build_context import BuildContext
+from optimizer.artifacts.build_process import BuildProcess
+from optimizer.artifacts.cache import ArtifactCache
+from optimizer.artifacts.engines.builder import TensorRtBuilder
+from optimizer.artifacts.graphs.onnx_graph import OnnxGraph, label
+from optimizer.configuration.hardware import Gpu
+from optimizer.configuration.hosting import EngineSettings
+from optimizer.configuration.runtimes.spec import Precision
+from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
+from tests.e2e import tensorrt_rtx
+from tests.e2e.engine_models import model_spec
+
+GPUS = {"T4": (7, 5), "A100": (8, 0), "A10G": (8, 6), "L4": (8, 9)}
+"""Compute capabilities."""
+
+_AMPERE_ON = ("A100", "A10G", "L4")
+BUILT_FOR: Mapping[Precision, tuple[str, ...]] = {
+    "fp32": _AMPERE_ON,  # TensorRT has FP32 products for a T4, TensorRT for RTX has none
+    "fp16": ("T4", *_AMPERE_ON),
+    "bf16": _AMPERE_ON,  # a T4 has no BF16
+    "int8": ("T4", *_AMPERE_ON),
+}
+"""GPUs of each precision. One build is for all of them, and takes no longer than for one."""
+
+_PRODUCTS = {"Conv", "Gemm", "MatMul"}
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What the builder made of one graph.
+
+    Attributes:
+        attentions: layers that are a whole attention.
+        products: nodes that multiply by constant weights; `int8_products` of them in INT8.
+    """
+
+    cpu_seconds: float
+    plan_bytes: int
+    attentions: int
+    products: int
+    int8_products: int
+
+
+@dataclass(frozen=True)
+class EngineBench:
+    """Builds engines into an artefact cache.
+
+    Attributes:
+        folder: for temporary files.
+    """
+
+    cache: ArtifactCache
+    builds: BuildProcess
+    folder: Path
+
+    def build(self, name: str, precision: Precision) -> BuiltEngine:
+        """Build an engine of a model as `run` does on a machine with an A10G.
+
+        Raises:
+            BuildFailure: where we refuse the graph before the build, or NVIDIA's code in it.
+        """
+        model = model_spec(name, Path(mkdtemp(dir=self.folder)))
+        self.builds.export_graph(model)
+        gpu = Gpu("GPU-0", "NVIDIA A10G", GPUS["A10G"], 23028)
+        settings = EngineSettings("local", "", gpu, workspace_mib=4096)
+        context = BuildContext(model, self.cache, settings)
+        sizes = EngineProfile(4, 8) if model.payloads.batched else EngineProfile(1, 1)
+        spec = ArtifactSpec(model.name, "tensorrt", "tensorrt", precision, sizes)
+        with self._nvidia_builder(precision):
+            engine = TensorRtBuilder().entry(spec, context).path
+        log = (engine / tensorrt_rtx.LOG_FILE).read_text()
+        layers = list(tensorrt_rtx.layers(log))
+        products = _weight_products(context.graphs.entry("fp32").path / "model.onnx")
+        in_int8 = {node for each in layers if each.multiplies_int8 for node in each.nodes}
+        return BuiltEngine(
+            tensorrt_rtx.cpu_seconds(log),
+            (engine / "model.plan").stat().st_size,
+            sum(each.is_attention for each in layers),
+            len(products),
+            len(products & in_int8),
+        )
+
+    @contextmanager
+    def _nvidia_builder(self, precision: Precision) -> Iterator[None]:
+        """Have this process and its children find NVIDIA's builder as `tensorrt`."""
+        packages = self.folder / precision
+        if not packages.exists():
+            tensorrt_rtx.install(packages, [GPUS[gpu] for gpu in BUILT_FOR[precision]])
+        path = [str(packages), *sys.path]
+        environment = {"PYTHONPATH": os.pathsep.join(path)}
+        with patch.object(sys, "path", path), patch.dict(os.environ, environment):
+            yield
+
+
+@contextmanager
+def engine_bench(folder: Path, cache: Path) -> Iterator[EngineBench]:
+    """Start the process that exports graphs; `cache` is the folder of the artefact cache."""
+    artifacts = ArtifactCache(cache)
+    with BuildProcess(artifacts, folder / "build.log", threads=1) as builds:
+        yield EngineBench(artifacts, builds, folder)
+
+
+def _weight_products(path: Path) -> set[str]:
+    """Return the names of the nodes that multiply by constant weights."""
+    graph = OnnxGraph(path)
+    return {
+        label(node)
+        for node in graph.nodes
+        if node.op_type in _PRODUCTS and node.input[1] in graph.weights
+    }
