@@ -14,7 +14,12 @@ import numpy as np
 
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.cost import Demand, Price, Score, score
-from optimizer.measurement.level import LoadLevel, Measurement, floor_per_second
+from optimizer.measurement.level import (
+    HIGHEST_SHARE,
+    LoadLevel,
+    Measurement,
+    floor_per_second,
+)
 from optimizer.measurement.level_checks import valid_open_loop
 from optimizer.measurement.other_limits import share_within
 from optimizer.workload.streams import Stream
@@ -238,6 +243,38 @@ def latency_curve(
         offers.sort(key=lambda offer: offer.surely_usd_per_million)
         curve.append(WithinLimit(limit_ms, tuple(offers)))
     return tuple(curve)
+
+
+def possibly_cheapest(
+    configurations: Sequence[MeasuredConfigurationLevels], limits_ms: Sequence[float]
+) -> list[MeasuredConfigurationLevels]:
+    """Return the configurations that may be the cheapest within a limit, in their order.
+
+    The others cannot serve as much, whatever their levels show, as one of these surely does. Of
+    thousands of configurations, few are left to be estimated.
+    """
+    kept = set[ServingConfig]()
+    for limit_ms in limits_ms:
+        surely_per_second = 0.0
+        most = {each.config: _most_per_second(each, limit_ms) for each in configurations}
+        for each in sorted(configurations, key=lambda each: most[each.config], reverse=True):
+            if most[each.config] < surely_per_second:
+                break
+            kept.add(each.config)
+            within = capacity_within(each, limit_ms)
+            if within is not None:
+                surely_per_second = max(surely_per_second, within[0].low)
+    return [each for each in configurations if each.config in kept]
+
+
+def _most_per_second(configuration: MeasuredConfigurationLevels, limit_ms: float) -> float:
+    """Return an upper bound of the capacity that `capacity_within` estimates."""
+    saturated = configuration.saturation * configuration.demand_per_second
+    most = max(HIGHEST_SHARE * saturated, floor_per_second(saturated))
+    capacities = [(ms, each.capacity_per_second) for ms, each in configuration.certified]
+    longer = next((capacity for ms, capacity in capacities if ms >= limit_ms), most)
+    shorter = max((capacity for ms, capacity in capacities if ms <= limit_ms), default=0.0)
+    return max(min(most, longer), shorter)
 
 
 def recommended_first(

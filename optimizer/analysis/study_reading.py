@@ -72,7 +72,7 @@ class StudyReading:
         space = self.searched.search_space
         return decide(self.trials, self.confirmations, price, demand, space)
 
-    @property
+    @cached_property
     def own_decision(self) -> Decision:
         """What the study recommends at its own price and demand."""
         return self.decision(self.searched.price, self.searched.demand)

@@ -10,6 +10,7 @@ from optimizer.analysis.latency_curve import (
     LatencyCosts,
     MeasuredConfigurationLevels,
     latency_curve,
+    possibly_cheapest,
     recommended_first,
     usual_limits,
 )
@@ -57,7 +58,8 @@ def latency_costs(options: ParetoOptions) -> tuple[LatencyCosts, Path]:
     measured = _measured(study)
     if not measured:
         raise UsageError(f"study {options.study} has measured no capacity yet: run it first")
-    costs = _costs(study, measured, options.limits_ms)
+    limits_ms = options.limits_ms or _limits_ms(study, measured)
+    costs = _costs(study, measured, limits_ms)
     if study.saturated:
         costs = _with_predictions(study, measured, costs, options.seed)
     page = study.directory.root / "pareto.html"
@@ -66,9 +68,32 @@ def latency_costs(options: ParetoOptions) -> tuple[LatencyCosts, Path]:
 
 
 def measured_costs(study: StudyReading) -> LatencyCosts | None:
-    """Return the measured cost of limits around the study's own; None without a measurement."""
+    """Return the measured cost of limits around the study's own; None without a measurement.
+
+    Of its offers, only the cheapest within each limit is certain to be there.
+    """
     measured = _measured(study)
-    return _costs(study, measured) if measured else None
+    if not measured:
+        return None
+    limits_ms = _limits_ms(study, measured)
+    best = study.own_decision.best
+    recommended = [each for each in measured if best is not None and each.config == best.config]
+    shown = possibly_cheapest(measured, limits_ms)
+    return _costs(study, [*{x.config: x for x in [*shown, *recommended]}.values()], limits_ms)
+
+
+def _limits_ms(
+    study: StudyReading, measured: Sequence[MeasuredConfigurationLevels]
+) -> tuple[float, ...]:
+    """Return limits around the study's own, in which it was searched."""
+    return tuple(usual_limits(measured, *_searched_ms(study, measured)))
+
+
+def _searched_ms(
+    study: StudyReading, measured: Sequence[MeasuredConfigurationLevels]
+) -> list[float]:
+    own_ms = study.searched.workload.shortest_limit_ms
+    return sorted({limit for each in measured for limit in each.searched_ms} | {own_ms})
 
 
 def _measured(study: StudyReading) -> list[MeasuredConfigurationLevels]:
@@ -81,20 +106,19 @@ def _measured(study: StudyReading) -> list[MeasuredConfigurationLevels]:
 def _costs(
     study: StudyReading,
     measured: Sequence[MeasuredConfigurationLevels],
-    limits_ms: tuple[float, ...] = (),
+    limits_ms: tuple[float, ...],
 ) -> LatencyCosts:
-    """Return the cost of each limit, by default of limits around the study's own."""
+    """Return the cost of each limit, and of the study's own."""
     searched, workload = study.searched, study.searched.workload
     own_ms = workload.shortest_limit_ms
     # The other limits are compared with the study's own.
-    searched_ms = sorted({limit for each in measured for limit in each.searched_ms} | {own_ms})
-    curve_ms = {*(limits_ms or usual_limits(measured, *searched_ms)), own_ms}
-    curve = latency_curve(measured, sorted(curve_ms), searched.price, searched.demand)
+    curve_ms = sorted({*limits_ms, own_ms})
+    curve = latency_curve(measured, curve_ms, searched.price, searched.demand)
     best = study.own_decision.best
     return LatencyCosts(
         study.name,
         workload.streams,
-        tuple(searched_ms),
+        tuple(_searched_ms(study, measured)),
         searched.price,
         searched.demand,
         recommended_first(curve, own_ms, best.config if best is not None else None),

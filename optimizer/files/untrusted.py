@@ -117,8 +117,9 @@ def parse_json(content: bytes | str, make_object: Callable[[Any], Any] | None = 
         make_object: returns the value of an object for its (key, value) pairs.
     """
     try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
         data = json.loads(
-            content,
+            text,
             parse_int=_integer,
             parse_float=_finite,
             parse_constant=_refuse_constant,
@@ -131,10 +132,12 @@ def parse_json(content: bytes | str, make_object: Callable[[Any], Any] | None = 
     except RecursionError as error:
         raise _too_deep() from error
     _check_depth(data)
-    try:
-        json.dumps(data, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise UnreadableError("texts must be Unicode without lone surrogates") from error
+    # UTF-8 has no lone surrogates; an escape can stand for one.
+    if text is content or "\\u" in text:
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UnreadableError("texts must be Unicode without lone surrogates") from error
     return data
 
 
@@ -149,6 +152,10 @@ _ABOVE_ZERO = re.compile(
 )
 
 
+_NUMBERS, _CONTAINERS = (int, float), (dict, list)
+"""Made once: a union of types is made anew whenever it is evaluated."""
+
+
 def check_ranges(value: object, path: str = "") -> None:
     """Raise UnreadableError where a number of a dataclass is out of the range of its unit.
 
@@ -161,13 +168,18 @@ def check_ranges(value: object, path: str = "") -> None:
     if not is_dataclass(value):
         return
     for name, above_zero, not_negative in _ranges_of(value.__class__):
-        content, field_path = getattr(value, name), f"{path}.{name}" if path else name
-        if not isinstance(content, int | float):
-            check_ranges(content, field_path)
-        elif above_zero and not content > 0:
-            raise UnreadableError(f"{field_path} must be above 0, got {content:g}")
-        elif not_negative and content < 0:
-            raise UnreadableError(f"{field_path} must be at least 0, got {content:g}")
+        content = getattr(value, name)
+        if isinstance(content, _NUMBERS):
+            if above_zero and not content > 0:
+                raise UnreadableError(f"{_joined(path, name)} must be above 0, got {content:g}")
+            if not_negative and content < 0:
+                raise UnreadableError(f"{_joined(path, name)} must be at least 0, got {content:g}")
+        elif content is not None and not isinstance(content, str):
+            check_ranges(content, _joined(path, name))
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 @cache
@@ -219,9 +231,9 @@ def _check_depth(data: object) -> None:
         level = [
             part
             for container in level
-            if isinstance(container, dict | list)
+            if isinstance(container, _CONTAINERS)
             for part in (container.values() if isinstance(container, dict) else container)
-            if isinstance(part, dict | list)
+            if isinstance(part, _CONTAINERS)
         ]
         if not level:
             return

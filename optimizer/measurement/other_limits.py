@@ -45,12 +45,9 @@ def at_other_limit(level: LoadLevel, limit_ms: float) -> LoadLevel:
     Args:
         limit_ms: of the stream whose limit is the shortest; others keep their proportion to it.
     """
-    scale = limit_ms / level.shortest_limit_ms
-    implied = {"feasible": scale >= 1, "infeasible": scale <= 1}
-    return replace(
-        with_limit(level, limit_ms),
-        verdict=level.verdict if level.verdict and implied[level.verdict] else None,
-    )
+    scale, other = limit_ms / level.shortest_limit_ms, with_limit(level, limit_ms)
+    implied = {None: True, "feasible": scale >= 1, "infeasible": scale <= 1}
+    return other if implied[level.verdict] else replace(other, verdict=None)
 
 
 def with_limit(level: LoadLevel, limit_ms: float) -> LoadLevel:
@@ -71,7 +68,9 @@ def share_within(
         saturation: load factor under saturation.
         limit_ms: as in `at_other_limit`.
     """
-    open_loop = valid_open_loop([at_other_limit(level, limit_ms) for level in levels])
+    # Of thousands of configurations, levels that tell nothing are not copied.
+    loaded = (level for level in levels if level.kind == "open_loop")
+    open_loop = valid_open_loop(at_other_limit(level, limit_ms) for level in loaded)
     if not open_loop:
         return None
     points = [knee_point(level, saturation) for level in open_loop]

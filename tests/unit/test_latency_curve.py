@@ -10,6 +10,7 @@ from optimizer.analysis.latency_curve import (
     MeasuredConfigurationLevels,
     capacity_within,
     latency_curve,
+    possibly_cheapest,
     usual_limits,
 )
 from optimizer.analysis.measured_configurations import measured_configurations
@@ -133,6 +134,18 @@ def test_a_longer_limit_costs_no_more_however_little_is_known_of_it() -> None:
     assert costs == sorted(costs, reverse=True)
     fleets = [w.cheapest.score.replicas for w in curve if w.cheapest is not None]
     assert fleets == sorted(fleets, reverse=True)
+
+
+def test_what_cannot_be_the_cheapest_is_not_estimated() -> None:
+    """The cheapest within every limit is the same with it and without."""
+    weak = known(*AROUND, found=certified(0.5), config=THREE)
+    every = [known(*AROUND), weak, known((0.4, 20.0), (0.5, 90.0), (0.45, 30.0), config=TWO)]
+    limits = [60.0, LIMIT_MS]
+    kept = possibly_cheapest(every, limits)
+    assert weak not in kept
+    curves = (latency_curve(listed, limits, PRICE, DEMAND) for listed in (kept, every))
+    kept_cheapest, cheapest = ([within.cheapest for within in curve] for curve in curves)
+    assert kept_cheapest == cheapest
 
 
 def test_the_usual_limits_begin_at_the_least_latency_and_hold_the_studys_own() -> None:
