@@ -100,6 +100,7 @@ def test_an_engine_is_built_or_refused(bench: EngineBench, name: str, precision:
         assert expected.refused[precision] in str(refused.value)
         return
     engine = bench.build(name, precision)
+    assert not engine.may_overflow
     assert engine.attentions == (0 if precision == "fp32" else expected.attentions)
     if precision == "int8":
         assert (engine.int8_products, engine.products) == expected.int8
