@@ -16,6 +16,7 @@ import numpy as np
 from optimizer.artifacts.accuracy import batch_mismatch
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import FileState, file_digest, file_state
+from optimizer.artifacts.graphs.axis_names import name_axes
 from optimizer.artifacts.graphs.batch_axis import free_batch_axis, size_of_batch
 from optimizer.artifacts.graphs.exporter_forms import (
     drop_outputs_without_tensor,
@@ -67,12 +68,13 @@ class OnnxModel:
     def export_onnx(self, into: Path) -> None:
         """Copy the files, so that a later change of the source cannot change the cache.
 
-        What not every runtime loads is rewritten, and notes of the exporter on the machine that it
-        ran on are removed.
+        What not every runtime loads is rewritten, free axes are named after their dimensions, and
+        notes of the exporter on the machine that it ran on are removed.
         """
         names = self._external_names()
         header, _ = self._served_header()
         _forget_traces(header)
+        name_axes(header.graph, self.model.payloads.as_served())
         _flatten_external_data(header)
         (into / "model.onnx").write_bytes(header.SerializeToString())
         for name in names:

@@ -23,7 +23,7 @@ from optimizer.workload.model_spec import ModelSpec
 from optimizer.workload.streams import LENGTH, Tensors, TensorSpec
 
 _RECIPES: dict[GraphKind, int] = {
-    "fp32": 1,
+    "fp32": 2,
     "fp16": 2,
     "bf16": 2,
     "int8_s8s8": 3,

@@ -15,6 +15,9 @@ import numpy as np
 
 from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import file_digest, versions
+from optimizer.artifacts.exported_attention import additive_attention
+from optimizer.artifacts.graphs.axis_names import name_axes
+from optimizer.configuration.named_parameters import suggestion
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, RequirementError, UsageError, cause_text
 from optimizer.workload.data_types import data_type_of
@@ -54,19 +57,13 @@ class TransformersModel:
 
     def export_onnx(self, into: Path) -> None:
         """Export with torch's exporter, by way of a `torch.export` program."""
+        import onnx
         import torch
-        from torch.nn.attention import SDPBackend, sdpa_kernel
 
         outputs = list(self.model.outputs) or [each.name for each in self.open().outputs]
         try:
-            try:
+            with additive_attention():
                 program = self._onnx_program(outputs)
-            except torch.onnx.OnnxExporterError:
-                # The exporter takes attention apart as this kernel computes it. Strides of the
-                # output of any other kernel, on which some models' views rely, differ from those
-                # of the parts. The kernel's graphs are longer, so it is not the first choice.
-                with sdpa_kernel(SDPBackend.MATH):
-                    program = self._onnx_program(outputs)
         except torch.onnx.OnnxExporterError as error:
             raise BuildFailure(
                 f"{self.source.class_name} cannot be exported to ONNX: {cause_text(error)}; "
@@ -76,7 +73,11 @@ class TransformersModel:
         _forget_traces(program.model)
         weights = program.model.graph.initializers.values()
         size = sum(w.const_value.nbytes for w in weights if w.const_value is not None)
-        program.save(into / "model.onnx", external_data=size > INLINE_LIMIT_BYTES)
+        path = into / "model.onnx"
+        program.save(path, external_data=size > INLINE_LIMIT_BYTES)
+        saved = onnx.load(path, load_external_data=False)
+        name_axes(saved.graph, self.model.payloads.as_served())
+        onnx.save(saved, path)
 
     def _onnx_program(self, outputs: list[str]) -> Any:
         import torch
@@ -217,9 +218,6 @@ class TransformersModel:
 
     def _refuse_unknown(self, config_class: Any, config: Mapping[str, Any]) -> None:
         """Raise UsageError for a key that the configuration would accept and ignore."""
-        # Importing the parameters imports pandas, which the build process needs for nothing else.
-        from optimizer.configuration.named_parameters import suggestion
-
         default = config_class()
         valid_keys = {*default.to_dict(), *config_class.attribute_map}
         for key in config:

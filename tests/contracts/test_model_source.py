@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from optimizer.artifacts.build_results import OpenedModel
+from optimizer.artifacts.graphs.onnx_graph import OnnxGraph
 from optimizer.artifacts.model_source import ModelSource, source_of
 from optimizer.configuration.runtimes import onnxruntime_session, pytorch_session
 from optimizer.configuration.runtimes.spec import Precision
@@ -150,6 +151,18 @@ def test_the_onnx_export_is_whole_and_names_no_path_of_this_machine(exported: Pa
     content = (exported / "model.onnx").read_bytes()
     assert b"site-packages" not in content
     assert b".py" not in content
+
+
+def test_the_onnx_export_masks_attention_by_addition_and_names_each_axis_once(
+    exported: Path,
+) -> None:
+    graph = OnnxGraph(exported / "model.onnx")
+    operators = {node.op_type for node in graph.nodes}
+    assert "Softmax" in operators
+    # A boolean mask is looked up through an index of integers, and rows without any share are NaN.
+    assert not operators & {"And", "GatherND", "IsNaN", "Range", "Where"}
+    axes = [[axis.dim_param for axis in v.type.tensor_type.shape.dim] for v in graph.inputs]
+    assert axes == [["batch", "size_length"]] * 2
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

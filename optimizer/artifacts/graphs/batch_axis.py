@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 NO_BATCHES = "`batched: false` serves the model without batches, with shapes of all axes"
 """What to do about a graph that cannot have a batch axis, for messages."""
 
-_BATCH = "batch"
+BATCH = "batch"
+"""Name of a free batch axis."""
+
 _COUNTING = {"Shape", "Size"}
 """Operators whose outputs have axes of their own."""
 
@@ -48,7 +50,7 @@ def free_batch_axis(
 
     for value in inputs:
         for axis in value.type.tensor_type.shape.dim[:1]:
-            axis.dim_param = _BATCH
+            axis.dim_param = BATCH
     del model.graph.value_info[:]
     declared = onnx.GraphProto(output=model.graph.output)
     for value in model.graph.output:
@@ -65,7 +67,7 @@ def free_batch_axis(
                 f" inputs, which is fixed to 1{_reason(graph, inferred)}"
             )
         if size_of_batch(own) == 1:
-            value.type.tensor_type.shape.dim[0].dim_param = _BATCH
+            value.type.tensor_type.shape.dim[0].dim_param = BATCH
 
 
 def _follows(inferred: dict[str, onnx.ValueInfoProto], name: str) -> bool:
@@ -76,7 +78,7 @@ def _follows(inferred: dict[str, onnx.ValueInfoProto], name: str) -> bool:
 def _is_batch(inferred: dict[str, onnx.ValueInfoProto], name: str) -> bool:
     if name not in inferred:
         return False
-    return any(axis.dim_param == _BATCH for axis in inferred[name].type.tensor_type.shape.dim[:1])
+    return any(axis.dim_param == BATCH for axis in inferred[name].type.tensor_type.shape.dim[:1])
 
 
 def _reason(graph: onnx.GraphProto, inferred: dict[str, onnx.ValueInfoProto]) -> str:
