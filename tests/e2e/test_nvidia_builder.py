@@ -57,9 +57,6 @@ class Expected:
     refused: Mapping[Precision, str] = field(default_factory=dict)
 
 
-_ONE_NAME: Mapping[Precision, str] = dict.fromkeys(
-    BUILT_FOR, "Input dimensions with this name have different constant"
-)
 _NO_BRANCH: Mapping[Precision, str] = dict.fromkeys(
     BUILT_FOR, "tScope.getType() != ScopeType::kUNDEFINED"
 )
@@ -74,7 +71,7 @@ EXPECTED: Mapping[str, Expected] = {
     "ResNet": Expected(0, (1, 7)),  # convolutions stay in FP16
     "file type": Expected(0, (2, 3)),
     "detector": Expected(0, (0, 64)),
-    "text direction": Expected(refused=_ONE_NAME),
+    "text direction": Expected(0, (1, 54)),
     "text recognition": Expected(2, (9, 47)),
     # Its branches; and its products are in them, where none is quantised.
     "voice activity": Expected(refused={**_NO_BRANCH, "int8": "the graph must have a Conv, Gemm"}),
