@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from optimizer.analysis.latency_curve import MeasuredConfigurationLevels
-from optimizer.analysis.summary import LoadRuns
+from optimizer.analysis.run_summary import LoadRuns
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import TrialRecord

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
+from optimizer.analysis.summary import NothingConfirmed
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ConfirmedCapacity, contradicted_by
-
-
-@dataclass(frozen=True)
-class NothingConfirmed:
-    """The cause, and the remedy for this cause."""
-
-    reason: str
-    advice: str
 
 
 def nothing_confirmed(

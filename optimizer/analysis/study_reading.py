@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.analysis.nothing_confirmed import nothing_confirmed
-from optimizer.analysis.summary import LoadRuns, StudySummary, read_summary
+from optimizer.analysis.run_summary import LoadRuns
+from optimizer.analysis.summary import StudySummary, current_summary
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import UsageError
 from optimizer.machine.fingerprint import Machine
@@ -30,6 +31,7 @@ from optimizer.simulator.service_prior import ServicePrior
 from optimizer.study.decision import ConfirmedCapacity, Decision, decide
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.files import read_start
+from optimizer.study.progress_file import best_so_far
 from optimizer.study.searched_space import SearchedSpace, read_searched
 
 
@@ -62,10 +64,8 @@ class StudyReading:
         Raises:
             StorageError: when the file is damaged, or a newer version wrote it.
         """
-        summary = read_summary(self.directory)
-        if summary is None or not summary.is_current(len(self.trials), self.own_decision):
-            return None
-        return summary
+        best = best_so_far(self.own_decision.best)
+        return current_summary(self.directory, len(self.trials), best)
 
     def decision(self, price: Price, demand: Demand) -> Decision:
         """Return what the study recommends at a price and a demand."""

@@ -7,15 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from optimizer.analysis.summary import SummaryEntry, entry, read_summary
-from optimizer.errors import DamagedStudyError, UsageError
+from optimizer.analysis.summary import SummaryEntry, current_summary
+from optimizer.errors import UsageError
 from optimizer.measurement.disturbance import DisturbanceCheck
 from optimizer.measurement.trial_record import Outcome
-from optimizer.study.decision import Decision, decide, stored_decision
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.history import outcome_counts
-from optimizer.study.progress_file import BestSoFar, Progress, best_so_far, progress_from_json
-from optimizer.study.searched_space import read_searched
+from optimizer.study.progress import BestSoFar, Progress, read_progress
 
 State = Literal["running", "done", "ended", "cut off", "not running"]
 """ended: by an error or a signal. cut off: the process was killed. not running: it left no word."""
@@ -55,44 +52,13 @@ class StudyStatus:
 
 
 @dataclass(frozen=True)
-class StudyResults:
-    """What the records of a study come to.
-
-    Attributes:
-        trials: by outcome.
-        decision: the best, and the baseline where it was measured; not always the others.
-    """
+class _Results:
+    """What the records of a study come to: the best, and the same as its summary has it."""
 
     trials: Mapping[Outcome, int]
-    decision: Decision
-
-
-def study_results(directory: StudyDirectory, progress: Progress | None) -> StudyResults:
-    """Return what the records of a study come to.
-
-    All of them are read only where the run has not written what they come to: of thousands, that
-    takes a while.
-
-    Raises:
-        StorageError: when a record that is read is damaged.
-    """
-    if progress is not None and directory.searched.exists() and _is_current(progress, directory):
-        best = directory.trials.read(progress.best.number) if progress.best is not None else None
-        first = directory.trials.read_first()  # the baseline's
-        trials = [record for record in (first, best) if record is not None]
-        own, confirmations = read_searched(directory), directory.confirmations.read_all()
-        decision = decide(trials, confirmations.values(), own.price, own.demand)
-        return StudyResults(progress.trials, decision)
-    trials = list(directory.trials.read_all().values())
-    return StudyResults(outcome_counts(trials), stored_decision(directory, trials))
-
-
-def _is_current(progress: Progress, directory: StudyDirectory) -> bool:
-    """Return whether no record was written after the progress, but for the last second of a run."""
-    if directory.running:
-        return progress.ended is None
-    written = sum(progress.trials.values()), progress.confirmations
-    return written == (len(directory.trials), len(directory.confirmations))
+    best: BestSoFar | None
+    confirmed: SummaryEntry | None = None
+    search_ended: str | None = None
 
 
 def study_status(results: Path, study: str) -> StudyStatus:
@@ -112,31 +78,48 @@ def study_status(results: Path, study: str) -> StudyStatus:
     progress = read_progress(directory)
     holder = directory.holder
     state: State = _state_at_rest(progress) if holder is None else "running"
-    recorded = study_results(directory, progress)
-    decision = recorded.decision
-    best = best_so_far(decision.best)
-    if best is None and progress is not None and not directory.searched.exists():
-        best = progress.best  # A run beside a study's own searches nothing.
-    won = next(iter(decision.confirmed), None)
+    own = _written_results(directory, progress) or _recorded_results(directory, progress)
     return StudyStatus(
         name=study,
         state=state,
         progress=progress,
-        trials=recorded.trials,
-        best=best,
-        confirmed=entry(won.candidate) if won is not None else None,
-        search_ended=search_end(directory, recorded),
+        trials=own.trials,
+        best=own.best,
+        confirmed=own.confirmed,
+        search_ended=own.search_ended,
         disturbance=next(reversed(directory.disturbance.read()), None),
         run_by=holder.text if holder is not None else None,
     )
 
 
-def search_end(directory: StudyDirectory, results: StudyResults) -> str | None:
-    """Return why the search has ended, by a summary that nothing was measured after."""
-    summary = read_summary(directory)
-    if summary is None or not summary.is_current(sum(results.trials.values()), results.decision):
+def _written_results(directory: StudyDirectory, progress: Progress | None) -> _Results | None:
+    """Return the results that the run has written; None where only the records have them."""
+    if progress is None or not directory.searched.exists() or not progress.is_current(directory):
         return None
-    return summary.ended
+    trials, best = progress.trials, progress.best
+    summary = current_summary(directory, sum(trials.values()), best)
+    if summary is not None:
+        return _Results(trials, best, summary.best, summary.ended)
+    return _Results(trials, best) if best is None or not best.confirmed else None
+
+
+def _recorded_results(directory: StudyDirectory, progress: Progress | None) -> _Results:
+    # What reads records takes a while to import.
+    from optimizer.analysis.run_summary import entry
+    from optimizer.analysis.study_results import study_results
+    from optimizer.study.progress_file import best_so_far
+
+    results = study_results(directory, progress)
+    best = best_so_far(results.decision.best)
+    won = next(iter(results.decision.confirmed), None)
+    if best is None and progress is not None and not directory.searched.exists():
+        best = progress.best  # A run beside a study's own searches nothing.
+    return _Results(
+        results.trials,
+        best,
+        entry(won.candidate) if won is not None else None,
+        results.end_reason(directory),
+    )
 
 
 def all_statuses(results: Path) -> list[StudyStatus]:
@@ -152,20 +135,6 @@ def all_statuses(results: Path) -> list[StudyStatus]:
 
 def _is_study(directory: StudyDirectory) -> bool:
     return directory.space.exists() or directory.progress.exists()
-
-
-def read_progress(directory: StudyDirectory) -> Progress | None:
-    """Return what the latest run has written; None of runs that wrote none.
-
-    Raises:
-        StorageError: when the file is damaged.
-    """
-    if not directory.progress.exists():
-        return None
-    try:
-        return progress_from_json(directory.read_json(directory.progress))
-    except ValueError as error:
-        raise DamagedStudyError(directory.progress, error) from error
 
 
 def _state_at_rest(progress: Progress | None) -> State:

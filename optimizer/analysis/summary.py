@@ -1,56 +1,39 @@
 """The summary of a study: what it came to, typed, and summary.json, where programs read it.
 
-A figure of the summary is a field of `StudySummary`, filled in by `summarise`. The fields are the
-keys of the file, in its order.
+A figure of the summary is a field of `StudySummary`, filled in by `run_summary.summarise`. The
+fields are the keys of the file, in its order.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from optimizer.analysis.nothing_confirmed import NothingConfirmed, nothing_confirmed
-from optimizer.configuration.serving_config import describe
+from optimizer.artifacts.accuracy import FailingBatch
 from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_json
-from optimizer.measurement.cost import Candidate, Price
+from optimizer.measurement.cost import Price
 from optimizer.measurement.disturbance import NOTABLE_SLOWDOWN, DisturbanceCheck
 from optimizer.measurement.host_share import HostTiming
-from optimizer.measurement.level import Measurement
-from optimizer.measurement.trial_record import Outcome, TrialRecord
-from optimizer.search.confirm import Confirmed
-from optimizer.search.drift import saturation_rates
-from optimizer.search.prepared import Prepared
-from optimizer.space_file.reader import Space
+from optimizer.measurement.trial_record import Outcome
 from optimizer.space_file.section import first_mistake
-from optimizer.study.confidence import CapacityClaim
-from optimizer.study.decision import Decision, levels_near
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.gated_artifact import FailingBatch, GatedArtifact, accuracy_to_json
-from optimizer.study.history import History
-from optimizer.study.search_status import SearchEnd
+from optimizer.study.progress import BestSoFar
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class LoadRuns:
-    """What a study measured beside its trials, each in the order of time."""
+class NothingConfirmed:
+    """The cause, and the remedy for this cause."""
 
-    calibration: Sequence[TrialRecord] = ()
-    drift_runs: Sequence[TrialRecord] = ()
-    confirmations: Sequence[TrialRecord] = ()
-
-    @classmethod
-    def of(cls, directory: StudyDirectory) -> LoadRuns:
-        """Read them from a study's directory. Raises StorageError."""
-        stores = (directory.calibration, directory.drift_runs, directory.confirmations)
-        return cls(*(list(store.read_all().values()) for store in stores))
+    reason: str
+    advice: str
 
 
 @dataclass(frozen=True)
@@ -227,24 +210,24 @@ class StudySummary:
                 del content[name]
         return content
 
-    def is_current(self, trials: int, decision: Decision) -> bool:
+    def is_current(self, trials: int, best: BestSoFar | None) -> bool:
         """Return whether the records say the same: no run has measured anything since.
 
         Args:
             trials: their number.
-            decision: by the same records, at the study's own price and demand.
+            best: by the same records, at the study's own price and demand.
         """
-        best = next(iter(decision.confirmed), None)
         recommended, own = None, None
-        if best is not None:
-            capacity = best.candidate.measurement.capacity_per_second
-            recommended = (describe(best.config), capacity)
+        if best is not None and best.confirmed:
+            recommended = (best.configuration, best.capacity_per_second)
         if self.best is not None:
             own = (self.best.description, self.best.capacity_per_second)
         return sum(self.trials.values()) == trials and own == recommended
 
 
-_JSON = TypeAdapter(StudySummary)
+@cache
+def _json() -> TypeAdapter[StudySummary]:
+    return TypeAdapter(StudySummary)
 
 
 def write_summary(directory: StudyDirectory, summary: StudySummary) -> None:
@@ -271,99 +254,21 @@ def read_summary(directory: StudyDirectory) -> StudySummary | None:
         )
     try:
         # As JSON, where no text passes for a number.
-        return _JSON.validate_json(json.dumps(data), strict=True)
+        return _json().validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise DamagedStudyError(path, first_mistake(error)) from error
 
 
-def summarise(
-    space: Space,
-    ended: SearchEnd,
-    history: History,
-    confirmed: Confirmed,
-    runs: LoadRuns,
-    prepared: Prepared,
-) -> StudySummary:
-    """Return what a study came to; the run adds `pareto`, `wall_seconds` and `machine`."""
-    # What was carried over took another study's time.
-    here = [record for record in history.records if record.origin is None]
-    later = [*runs.drift_runs, *runs.confirmations]
-    best = tuple(entry(candidate) for candidate in confirmed.best)
-    overheads = [record.seconds.overhead for record in here]
-    return StudySummary(
-        study=space.study,
-        outcome="found" if best else _outcome_without_a_best(history, confirmed),
-        nothing_found=None
-        if best
-        else nothing_confirmed(history.records, runs.confirmations, confirmed.unconfirmed),
-        ended=ended.reason,
-        space_exhausted=ended.exhausted,
-        settled=ended.converged,
-        remaining_gap=ended.regret_bound,
-        trials={**history.counts()},
-        baseline=entry(confirmed.baseline) if confirmed.baseline is not None else None,
-        best=best[0] if best else None,
-        equal_cost=best,
-        claims=tuple(_claim(claim) for claim in confirmed.claims),
-        pace=_drift([*runs.calibration, *history.records, *later], prepared),
-        price=space.price,
-        demand_per_second=space.demand.requests_per_second,
-        headroom=space.demand.headroom,
-        accuracy_evidence=space.accuracy_evidence,
-        artifacts=tuple(_artifact(gated) for gated in prepared.gated),
-        measuring_seconds=sum(r.seconds.measuring for r in [*runs.calibration, *here, *later]),
-        building_seconds=prepared.building_seconds,
-        overhead_seconds_per_trial_median=statistics.median(overheads) if overheads else 0.0,
-    )
+def current_summary(
+    directory: StudyDirectory, trials: int, best: BestSoFar | None
+) -> StudySummary | None:
+    """Read summary.json; None where something was measured after it.
 
+    Args:
+        trials, best: by the records, see `StudySummary.is_current`.
 
-def entry(candidate: Candidate) -> SummaryEntry:
-    """Return a confirmed configuration with its figures."""
-    measurement = candidate.measurement
-    return SummaryEntry(
-        description=describe(candidate.config),
-        config=asdict(candidate.config),
-        capacity_per_second=measurement.capacity_per_second,
-        latency_ms=_latency_ms(measurement),
-        latency_ms_at_demand_p95=candidate.p95_ms_at_demand,
-        **asdict(candidate.score),
-    )
-
-
-def _latency_ms(measurement: Measurement) -> dict[str, float]:
-    levels = levels_near(measurement, measurement.load_factor)
-    return {f"p{p}": max(level.latency_ms(p) for level in levels) for p in (50, 95, 99)}
-
-
-def _outcome_without_a_best(history: History, confirmed: Confirmed) -> str:
-    if not history.records:
-        return "nothing was measured"
-    return "nothing was confirmed" if confirmed.unconfirmed else "nothing met the limits"
-
-
-def _claim(claim: CapacityClaim) -> SummaryClaim:
-    return SummaryClaim(
-        describe(claim.rival), claim.ratio, claim.low, claim.high, claim.confidence, claim.apart
-    )
-
-
-def _drift(records: Sequence[TrialRecord], prepared: Prepared) -> MachineDrift:
-    reference = prepared.space.config(prepared.space.baseline)
-    measured = saturation_rates(records, reference)
-    changes = [change for pace in measured if (change := pace.drift_from(measured[0])) is not None]
-    return MachineDrift(
-        describe(reference),
-        tuple(pace.per_second for pace in measured),
-        max(changes, key=abs, default=None),
-    )
-
-
-def _artifact(gated: GatedArtifact) -> SummaryArtifact:
-    accuracy = accuracy_to_json(gated.accuracy)
-    return SummaryArtifact(
-        gated.spec.label,
-        AccuracyFigures(**accuracy) if accuracy is not None else None,
-        gated.dropped,
-        gated.failing,
-        gated.timings,
-    )
+    Raises:
+        StorageError: as `read_summary`.
+    """
+    summary = read_summary(directory)
+    return summary if summary is not None and summary.is_current(trials, best) else None

@@ -25,6 +25,14 @@ _INTEGER_SHARE = 0.25
 
 
 @dataclass(frozen=True)
+class FailingBatch:
+    """The smallest batch that an artefact answered wrongly, or not at all."""
+
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Agreement of served outputs with the reference.
 

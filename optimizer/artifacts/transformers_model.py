@@ -17,6 +17,7 @@ from optimizer.artifacts.build_results import OpenedModel
 from optimizer.artifacts.cache import file_digest, versions
 from optimizer.artifacts.exported_attention import additive_attention
 from optimizer.artifacts.graphs.axis_names import name_axes
+from optimizer.configuration.named_parameters import suggestion
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure, RequirementError, UsageError, cause_text
 from optimizer.workload.data_types import data_type_of
@@ -217,9 +218,6 @@ class TransformersModel:
 
     def _refuse_unknown(self, config_class: Any, config: Mapping[str, Any]) -> None:
         """Raise UsageError for a key that the configuration would accept and ignore."""
-        # Importing the parameters imports pandas, which the build process needs for nothing else.
-        from optimizer.configuration.named_parameters import suggestion
-
         default = config_class()
         valid_keys = {*default.to_dict(), *config_class.attribute_map}
         for key in config:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.report.number_formats import clock, milliseconds, rate
-from optimizer.study.run_state import TimeLeft
+from optimizer.study.progress import TimeLeft
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII = "_.-=+*#@"

@@ -27,11 +27,17 @@ from optimizer.cli.rows import (
     trials_row,
 )
 from optimizer.cli.terminal import TerminalTable, print_line
+from optimizer.measurement.trial_record import outcome_name
 from optimizer.report.number_formats import MISSING, clock, count, percent, rate, usd
 from optimizer.report.table import table_of
-from optimizer.study.event_text import outcome_name, regret_text
-from optimizer.study.progress_file import BestSoFar, CurrentTrial, Progress, WorkerProgress
-from optimizer.study.run_state import TimeLeft
+from optimizer.study.progress import (
+    BestSoFar,
+    CurrentTrial,
+    Progress,
+    TimeLeft,
+    WorkerProgress,
+    regret_text,
+)
 
 _SECONDS_BETWEEN = 2.0
 _MOST_WORKERS = 64

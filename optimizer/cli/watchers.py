@@ -27,15 +27,11 @@ from optimizer.cli.rows import (
     trials_row,
 )
 from optimizer.configuration.serving_config import describe
+from optimizer.measurement.trial_record import outcome_name
 from optimizer.report.number_formats import clock
-from optimizer.study.event_text import (
-    event_lines,
-    outcome_name,
-    regret_text,
-    trial_text,
-    warnings_of,
-)
+from optimizer.study.event_text import event_lines, trial_text, warnings_of
 from optimizer.study.events import ArtifactReady, Event, Note, TrialFinished, Watcher
+from optimizer.study.progress import regret_text
 from optimizer.study.run_state import CurrentMeasurement, RunState
 
 _STYLES = {"ok": "green", "infeasible": "yellow", "bounded": "dim", "failed": "red"}

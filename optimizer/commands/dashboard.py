@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
-from optimizer.analysis.study_status import read_progress, search_end, study_results
+from optimizer.analysis.study_results import study_results
 from optimizer.errors import UsageError
 from optimizer.study.dashboard.markdown import study_note, trial_note
 from optimizer.study.dashboard.server import Notes, dashboard_server, require_dashboard
 from optimizer.study.directory import StudyDirectory
+from optimizer.study.progress import read_progress
 from optimizer.study.searched_space import read_searched
 
 
@@ -57,7 +58,7 @@ def note_of_study(directory: StudyDirectory) -> str:
     """Return the note of a study: how far it is, and the best of its configurations."""
     progress = read_progress(directory)
     results = study_results(directory, progress)
-    ended = search_end(directory, results)
+    ended = results.end_reason(directory)
     phase = f"ended: {ended}" if ended is not None else "interrupted"
     running = progress if directory.running else None
     if running is not None:

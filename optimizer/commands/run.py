@@ -11,14 +11,8 @@ from typing import Literal
 
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.summary import (
-    DisturbanceSummary,
-    LoadRuns,
-    StudySummary,
-    SummaryEntry,
-    summarise,
-    write_summary,
-)
+from optimizer.analysis.run_summary import LoadRuns, summarise
+from optimizer.analysis.summary import DisturbanceSummary, StudySummary, SummaryEntry, write_summary
 from optimizer.cluster.choice import ClusterChoice
 from optimizer.commands.finished_study import finished_summary
 from optimizer.commands.packages import require_packages

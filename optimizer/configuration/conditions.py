@@ -18,8 +18,8 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from optimizer.configuration.columns import Columns, Mask
 from optimizer.configuration.named_parameters import (
     PARAMETER_KEYS,
     is_any_field,
@@ -83,7 +83,7 @@ def _names_of(models: Sequence[str]) -> re.Pattern[str]:
     return re.compile(rf"{_QUOTED}|(?<![\w.])({listed})\.(?=[A-Za-z_])")
 
 
-def evaluate(condition: str, rows: pd.DataFrame, models: Sequence[str] = ()) -> pd.Series[bool]:
+def evaluate(condition: str, rows: Columns, models: Sequence[str] = ()) -> Mask:
     """Return which rows meet a condition such as "max_batch_size <= 16 or batching".
 
     A condition may use names, listed fields of config.pbtxt as config.PATH, numbers, texts, true
@@ -101,9 +101,10 @@ def evaluate(condition: str, rows: pd.DataFrame, models: Sequence[str] = ()) -> 
     except (ValueError, TypeError, ArithmeticError) as error:
         rule = f"must be a comparison of {', '.join(NAMES)} ({error})"
         raise ConditionError(rule, condition) from error
-    if not isinstance(result, pd.Series) or not _is_truth(result):
+    if not isinstance(result, np.ndarray) or not _is_truth(result):
         raise ConditionError("must be true or false for every point", condition)
-    return result.astype(bool)
+    mask: Mask = result.astype(bool)
+    return mask
 
 
 def _with_numbers(condition: str, models: Sequence[str]) -> str:
@@ -137,7 +138,7 @@ def _with_words(condition: str) -> str:
 
 def _is_truth(value: object) -> bool:
     """Return whether a value, or every value of a column, is true or false."""
-    if isinstance(value, pd.Series):
+    if isinstance(value, np.ndarray):
         return value.dtype == bool or all(isinstance(v, bool | np.bool_) for v in value)
     return isinstance(value, bool | np.bool_)
 
@@ -148,7 +149,7 @@ class _Evaluation:
     A value is a column, a number, a text, true or false, or a list of such constants.
     """
 
-    def __init__(self, rows: pd.DataFrame, models: Sequence[str]) -> None:
+    def __init__(self, rows: Columns, models: Sequence[str]) -> None:
         self._rows = rows
         self._models = models
 
@@ -186,8 +187,7 @@ class _Evaluation:
             left, right = (self.value(part, depth) for part in (node.left, node.right))
             return _calculated(node.op, left, right)
         if isinstance(node.op, ast.Not | ast.Invert):
-            truth = self._truth(node.operand, depth)
-            return ~truth if isinstance(truth, pd.Series) else not truth
+            return _negated(self._truth(node.operand, depth))
         number = _number(self.value(node.operand, depth))
         return -number if isinstance(node.op, ast.USub) else number
 
@@ -227,11 +227,11 @@ class _Evaluation:
         value = self.value(node, depth)
         if not _is_truth(value):
             raise ValueError(f"{ast.unparse(node)!r} is neither true nor false")
-        return value.astype(bool) if isinstance(value, pd.Series) else bool(value)
+        return value.astype(bool) if isinstance(value, np.ndarray) else bool(value)
 
     def _listed(self, node: ast.expr, depth: int) -> Any:
         value = self.value(node, depth)
-        if isinstance(value, pd.Series | list):
+        if isinstance(value, np.ndarray | list):
             raise ValueError("a list must hold numbers and texts")
         return value
 
@@ -250,11 +250,8 @@ def _constant(value: object) -> object:
 
 def _number(value: Any) -> Any:
     """Return a number, or a column of numbers, as floats, which cannot overflow silently."""
-    if isinstance(value, pd.Series):
-        if not (
-            pd.api.types.is_numeric_dtype(value)
-            or all(isinstance(v, int | float | np.number | np.bool_) for v in value)
-        ):
+    if isinstance(value, np.ndarray):
+        if not (value.dtype != object or all(isinstance(v, int | float | np.bool_) for v in value)):
             raise ValueError("only numbers can be calculated with")
         return value.astype(float)
     if not isinstance(value, int | float):
@@ -267,12 +264,12 @@ def _number(value: Any) -> Any:
 def _calculated(op: ast.operator, left: Any, right: Any) -> Any:
     left, right = _number(left), _number(right)
     if isinstance(op, ast.Pow) and (
-        isinstance(right, pd.Series) or not 0 <= right <= _MAX_EXPONENT
+        isinstance(right, np.ndarray) or not 0 <= right <= _MAX_EXPONENT
     ):
         raise ValueError(f"an exponent must be a number from 0 to {_MAX_EXPONENT}")
     with np.errstate(all="ignore"):
         result = _ARITHMETIC[type(op)](left, right)
-    return result if isinstance(result, pd.Series) else _number(result)
+    return result if isinstance(result, np.ndarray) else _number(result)
 
 
 def _compared(op: ast.cmpop, left: Any, right: Any) -> Any:
@@ -281,10 +278,20 @@ def _compared(op: ast.cmpop, left: Any, right: Any) -> Any:
     if isinstance(op, ast.In | ast.NotIn):
         if not isinstance(right, list):
             raise ValueError("on the right of `in` must be a list")
-        within = left.isin(right) if isinstance(left, pd.Series) else left in right
-        if isinstance(op, ast.In):
-            return within
-        return ~within if isinstance(within, pd.Series) else not within
+        return _within(left, right) if isinstance(op, ast.In) else _negated(_within(left, right))
     if type(op) not in _COMPARISONS or isinstance(right, list):
         raise ValueError("values are compared by ==, !=, <, <=, > and >=, lists by `in`")
-    return _COMPARISONS[type(op)](left, right)
+    try:
+        return _COMPARISONS[type(op)](left, right)
+    except TypeError as error:
+        raise ValueError("texts are not less or greater than numbers") from error
+
+
+def _within(left: Any, values: list[Any]) -> Any:
+    if isinstance(left, np.ndarray):
+        return np.array([value in values for value in left.tolist()])
+    return left in values
+
+
+def _negated(truth: Any) -> Any:
+    return ~truth if isinstance(truth, np.ndarray) else not truth

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from optimizer.configuration.columns import Columns, length, selected
 from optimizer.configuration.conditions import ConditionError, evaluate
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.model_space import (
@@ -20,6 +20,7 @@ from optimizer.configuration.model_space import (
     Limits,
     MemoryLimit,
     ModelSpace,
+    hardware_columns,
 )
 from optimizer.configuration.serving_config import ServerOptions
 
@@ -81,19 +82,21 @@ class JointPoints:
             yield condition, partial(self._meets, condition, named)
 
     def _meets(self, condition: str, named: Sequence[str], rows: Rows) -> NDArray[np.bool_]:
-        tables = [(m, m.rows.iloc[own]) for m, own in zip(self.models, rows, strict=True)]
-        own = [(model, table) for model, table in tables if model.model in named]
-        return evaluate(condition, self._joint_table(own), named).to_numpy(dtype=bool)
+        own = [
+            (model, selected(model.rows, at))
+            for model, at in zip(self.models, rows, strict=True)
+            if model.model in named
+        ]
+        return evaluate(condition, self._joint_table(own), named)
 
-    def _joint_table(self, tables: Sequence[tuple[ModelSpace, pd.DataFrame]]) -> pd.DataFrame:
+    def _joint_table(self, tables: Sequence[tuple[ModelSpace, Columns]]) -> Columns:
         """Return tables of models with equally many rows as one, with columns "MODEL.NAME"."""
         columns = {
-            f"{model.model}.{parameter.name}": table[parameter.name].to_numpy()
+            f"{model.model}.{parameter.name}": table[parameter.name]
             for model, table in tables
             for parameter in model.parameters
         }
-        hardware = {"cores": self.hardware.cores, "gpus": len(self.hardware.gpus)}
-        return pd.DataFrame(columns).assign(**hardware)
+        return {**columns, **hardware_columns(self.hardware, length(columns))}
 
     def _cores_suffice(self, rows: Rows) -> NDArray[np.bool_]:
         threads = sum(m.threads[own] for m, own in zip(self.models, rows, strict=True))
@@ -124,8 +127,8 @@ class JointPoints:
     def _error(self, condition: str, named: Sequence[str]) -> ConditionError | None:
         """Return what is wrong with a condition on several models."""
         tables = [(model, model.table()) for model in self.models if model.model in named]
-        longest = max(len(table) for _, table in tables)
-        own = [(model, table.iloc[np.arange(longest) % len(table)]) for model, table in tables]
+        rows = np.arange(max(length(table) for _, table in tables))
+        own = [(model, selected(table, rows % length(table))) for model, table in tables]
         try:
             evaluate(condition, self._joint_table(own), named)
         except ConditionError as error:

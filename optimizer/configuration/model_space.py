@@ -6,7 +6,6 @@ hardware and the space file forbid.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,13 +13,24 @@ from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from optimizer.configuration.columns import (
+    Columns,
+    Mask,
+    column,
+    first_of_equals,
+    length,
+    selected,
+)
 from optimizer.configuration.conditions import ConditionError, evaluate, models_in
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.named_parameters import Parameter, names_of
-from optimizer.configuration.parameter_definition import ModelScope, ServingDraft, Value, label
+from optimizer.configuration.parameter_definition import (
+    ModelScope,
+    ServingDraft,
+    label,
+)
 from optimizer.configuration.runtimes import PRECISIONS_OF, STEP_RUNTIMES
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
@@ -32,7 +42,7 @@ from optimizer.configuration.serving_config import (
 Position = tuple[int, ...]
 """One point: for each parameter, the position of its value in the parameter's list."""
 
-Rule = Callable[[pd.DataFrame], "pd.Series[bool]"]
+Rule = Callable[[Columns], Mask]
 
 MAX_POINTS = 1_000_000
 """Largest product of the value lists; a larger space is refused, with its size."""
@@ -129,7 +139,7 @@ class ModelSpace:
         return ModelScope(self.model, self.hardware, size, self.alone, cast(tuple[int, ...], sizes))
 
     @cached_property
-    def rows(self) -> pd.DataFrame:
+    def rows(self) -> Columns:
         """One row for each valid point.
 
         For each parameter there is a column with its value as conditions compare it ("NAME"), with
@@ -142,15 +152,15 @@ class ModelSpace:
         """
         table = self.table()
         for rule, allowed in self._rules():
-            table = table[allowed(table)]
-            if table.empty:
+            table = selected(table, allowed(table))
+            if not length(table):
                 raise EmptySpaceError(f"no combination of values is left by the rule: {rule}")
-        return table.drop_duplicates(self._columns("=")).reset_index(drop=True)
+        return selected(table, first_of_equals(self._columns("=", table)))
 
     @cached_property
     def points(self) -> NDArray[np.int64]:
         """Positions of the valid points, shape [points, parameters]."""
-        return self.rows[self._columns("#")].to_numpy(dtype=np.int64)
+        return self._positions_in(self.rows)
 
     @cached_property
     def uses(self) -> Mapping[ArtifactSpec, ArtifactUse]:
@@ -185,8 +195,9 @@ class ModelSpace:
         They are 0 for instances on GPUs, of a repository, and of the texts around a model.
         """
         if self.scope.kind == "KIND_GPU" or not self.chooses_threads:
-            return np.zeros(len(self.rows), dtype=np.int64)
-        return (self.rows.instance_count * self.rows.intra_op_threads).to_numpy(dtype=np.int64)
+            return np.zeros(length(self.rows), dtype=np.int64)
+        instances, threads = (self.rows[name] for name in ("instance_count", "intra_op_threads"))
+        return np.asarray(instances * threads, dtype=np.int64)
 
     @property
     def chooses_threads(self) -> bool:
@@ -199,9 +210,9 @@ class ModelSpace:
 
     def without_effect(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Return in which points one of these parameters has no effect, shape [points]."""
-        idle = np.zeros(len(self.rows), dtype=bool)
+        idle: Mask = np.zeros(length(self.rows), dtype=bool)
         for name in names:
-            idle |= (self.rows[f"*{name}"] != self.rows[f"={name}"]).to_numpy(dtype=bool)
+            idle |= self.rows[f"*{name}"] != self.rows[f"={name}"]
         return idle
 
     def check_conditions(self) -> Iterator[ConditionError]:
@@ -243,32 +254,35 @@ class ModelSpace:
         """Return the parameter of this name."""
         return next(p for p in self.parameters if p.name == name)
 
-    def _columns(self, mark: str) -> list[str]:
-        return [f"{mark}{p.name}" for p in self.parameters]
+    def _columns(self, mark: str, rows: Columns) -> list[NDArray[Any]]:
+        return [rows[f"{mark}{p.name}"] for p in self.parameters]
 
-    def _meets(self, condition: str, rows: pd.DataFrame) -> pd.Series[bool]:
+    def _positions_in(self, rows: Columns) -> NDArray[np.int64]:
+        return np.stack(self._columns("#", rows), axis=1)
+
+    def _meets(self, condition: str, rows: Columns) -> Mask:
         """Return which rows meet a condition that names no model, or this one."""
         if not models_in(condition, [self.model]):
             return evaluate(condition, rows)
         named = {f"{self.model}.{p.name}": rows[p.name] for p in self.parameters}
-        return evaluate(condition, rows.assign(**named), [self.model])
+        return evaluate(condition, {**rows, **named}, [self.model])
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Columns:
         """Make a row for each combination of values, with the columns of `rows`."""
-        size = math.prod(len(p.values) for p in self.parameters)
+        lengths = [len(p.values) for p in self.parameters]
+        size = math.prod(lengths)
         if size > MAX_POINTS:
             raise EmptySpaceError(f"must have at most {MAX_POINTS:,} combinations, got {size:,}")
-        grid = itertools.product(*(range(len(p.values)) for p in self.parameters))
-        table = pd.DataFrame(list(grid), columns=self._columns("#"))
-        table["cores"], table["gpus"] = self.hardware.cores, len(self.hardware.gpus)
-        for parameter in self.parameters:
-            number = parameter.definition.number
-            table[parameter.name] = _column(table, parameter, number or label)
+        table = hardware_columns(self.hardware, size)
+        for parameter, at in zip(self.parameters, np.indices(lengths), strict=True):
+            shown = parameter.definition.number or label
+            table[f"#{parameter.name}"] = at.ravel()
+            table[parameter.name] = column([*map(shown, parameter.values)])[at.ravel()]
         for parameter in self.parameters:
             self._add_meaning(table, parameter)
         return table
 
-    def _add_meaning(self, table: pd.DataFrame, parameter: Parameter) -> None:
+    def _add_meaning(self, table: dict[str, NDArray[Any]], parameter: Parameter) -> None:
         name, own, scope = parameter.name, parameter.definition, self.scope
         meaning = table[name]
         if own.meaning is not None:
@@ -277,10 +291,11 @@ class ModelSpace:
                 for at, value in enumerate(parameter.values)
                 for size in cast(tuple[int, ...], self.parameter("max_batch_size").values)
             }
-            pairs = zip(table[f"#{name}"], table.max_batch_size, strict=True)
-            meaning = pd.Series([meanings[pair] for pair in pairs], dtype=object)
+            pairs = zip(table[f"#{name}"], table["max_batch_size"], strict=True)
+            meaning = column([meanings[pair] for pair in pairs])
         table[f"*{name}"] = meaning
-        table[f"={name}"] = meaning.where(own.effect.rows(table, scope), own.idle_value(scope))
+        idle = column([own.idle_value(scope)])
+        table[f"={name}"] = np.where(own.effect.rows(table, scope), meaning, idle)
 
     def _rules(self) -> Iterator[tuple[str, Rule]]:
         """Yield (what the rule says, mask of the rows that it allows), in this order."""
@@ -305,65 +320,58 @@ class ModelSpace:
         for limit in self.limits.memory:
             yield f"the instances fit in {limit.text}", partial(self._fits_in_memory, limit)
 
-    def _runtime_has_precision(self, rows: pd.DataFrame) -> pd.Series[bool]:
+    def _runtime_has_precision(self, rows: Columns) -> Mask:
         able = PRECISIONS_OF[self.scope.kind]
-        pairs = zip(rows.runtime, rows.precision, strict=True)
-        return _mask(rows, [p in able.get(r, ()) for r, p in pairs])
+        pairs = zip(rows["runtime"], rows["precision"], strict=True)
+        return np.array([p in able.get(r, ()) for r, p in pairs])
 
-    def _takes_a_request(self, rows: pd.DataFrame) -> pd.Series[bool]:
-        return ~rows.batching.astype(bool) | (rows.max_batch_size >= self.limits.request_size)
+    def _takes_a_request(self, rows: Columns) -> Mask:
+        suffices: Mask = ~rows["batching"] | (rows["max_batch_size"] >= self.limits.request_size)
+        return suffices
 
-    def _counts_fit(self, rows: pd.DataFrame) -> pd.Series[bool]:
+    def _counts_fit(self, rows: Columns) -> Mask:
         listed = self.parameter("instance_count").values
         devices = len(self.hardware.gpus)
         fit = [not isinstance(v, tuple) or (len(v) == devices and any(v)) for v in listed]
-        return _mask(rows, [fit[at] for at in rows["#instance_count"]])
+        return np.array(fit)[rows["#instance_count"]]
 
-    def _fits_in_memory(self, limit: MemoryLimit, rows: pd.DataFrame) -> pd.Series[bool]:
+    def _fits_in_memory(self, limit: MemoryLimit, rows: Columns) -> Mask:
         needed = limit.needed_mib(_instances(rows), self._artifacts(rows))
-        return _mask(rows, (needed <= limit.mib).all(axis=1))
+        return np.asarray((needed <= limit.mib).all(axis=1))
 
-    def _needs_another(self, spec: ArtifactSpec, rows: pd.DataFrame) -> pd.Series[bool]:
-        return _mask(rows, [own != spec for own in self._artifacts(rows)])
+    def _needs_another(self, spec: ArtifactSpec, rows: Columns) -> Mask:
+        return np.array([own != spec for own in self._artifacts(rows)])
 
-    def _stays_below(self, spec: ArtifactSpec, size: int, rows: pd.DataFrame) -> pd.Series[bool]:
+    def _stays_below(self, spec: ArtifactSpec, size: int, rows: Columns) -> Mask:
         pairs = zip(self._artifacts(rows), rows["=max_batch_size"], strict=True)
-        return _mask(rows, [own != spec or largest < size for own, largest in pairs])
+        return np.array([own != spec or largest < size for own, largest in pairs])
 
-    def _artifacts(self, rows: pd.DataFrame) -> list[ArtifactSpec]:
+    def _artifacts(self, rows: Columns) -> list[ArtifactSpec]:
         """Return the artefact that each row needs."""
-        deciding = [f"#{name}" for name in names_of("artifact", "batcher")]
+        deciding = zip(*(rows[f"#{name}"] for name in names_of("artifact", "batcher")), strict=True)
         specs: dict[tuple[int, ...], ArtifactSpec] = {}
         artifacts = []
-        positions = rows[self._columns("#")].to_numpy().tolist()
-        for key, position in zip(rows[deciding].itertuples(index=False), positions, strict=True):
+        for key, position in zip(deciding, self._positions_in(rows).tolist(), strict=True):
             if key not in specs:
                 specs[key] = self._draft(position).model().artifact
             artifacts.append(specs[key])
         return artifacts
 
 
-def _column(
-    table: pd.DataFrame, parameter: Parameter, shown: Callable[[Value], object]
-) -> pd.Series[Any]:
-    values = np.empty(len(parameter.values), dtype=object)
-    values[:] = [shown(v) for v in parameter.values]
-    return pd.Series(values[table[f"#{parameter.name}"]], dtype=object).infer_objects()
-
-
-def _instances(rows: pd.DataFrame) -> NDArray[np.int64]:
+def _instances(rows: Columns) -> NDArray[np.int64]:
     """Return the instances on each device, shape [points, devices]."""
     return np.array(rows["*instance_count"].tolist(), dtype=np.int64)
 
 
-def _mask(rows: pd.DataFrame, allowed: Sequence[bool] | NDArray[np.bool_]) -> pd.Series[bool]:
-    return pd.Series(allowed, index=rows.index, dtype=bool)
+def hardware_columns(hardware: Hardware, rows: int) -> dict[str, NDArray[Any]]:
+    """Return what conditions call `cores` and `gpus`, as columns of a number of rows."""
+    return {"cores": np.full(rows, hardware.cores), "gpus": np.full(rows, len(hardware.gpus))}
 
 
-def _preferred_sizes_fit(rows: pd.DataFrame) -> pd.Series[bool]:
-    columns = zip(rows["=preferred_batch_sizes"], rows.max_batch_size, strict=True)
+def _preferred_sizes_fit(rows: Columns) -> Mask:
+    columns = zip(rows["=preferred_batch_sizes"], rows["max_batch_size"], strict=True)
     fit = [
         not isinstance(sizes, tuple) or all(0 < size <= largest for size in sizes)
         for sizes, largest in columns
     ]
-    return _mask(rows, fit)
+    return np.array(fit)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
-import pandas as pd
-
+from optimizer.configuration.columns import Columns, Mask
 from optimizer.configuration.hardware import Hardware
 from optimizer.configuration.runtimes import RUNTIMES, Runtime
 from optimizer.configuration.runtimes.spec import Kind, Precision
@@ -172,17 +171,12 @@ class ParameterEffect:
     """When a parameter has an effect.
 
     Attributes:
-        rows: mask of the rows of a table of points, with a column for each parameter.
+        rows: in which rows of a table of points, with a column for each parameter; or in all.
         model: whether it has one on a model as it is served.
     """
 
-    rows: Callable[[pd.DataFrame, ModelScope], pd.Series[bool]]
+    rows: Callable[[Columns, ModelScope], Mask | bool]
     model: Callable[[ModelServing], bool]
-
-
-def all_rows(rows: pd.DataFrame, _: ModelScope) -> pd.Series[bool]:
-    """Return a mask of every row."""
-    return pd.Series(True, index=rows.index)
 
 
 @dataclass(frozen=True)
@@ -212,7 +206,7 @@ class ParameterDefinition:
     description: str
     put: Callable[[ServingDraft, Any], None]
     read: Callable[[Served], object]
-    effect: ParameterEffect = ParameterEffect(all_rows, lambda model: True)
+    effect: ParameterEffect = ParameterEffect(lambda rows, scope: True, lambda model: True)
     idle: Callable[[ModelScope], Value] | None = None
     baseline: Callable[[Sequence[Any], int], Value] | None = None
     key: str = ""

@@ -24,8 +24,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast, get_args
 
-import pandas as pd
+import numpy as np
 
+from optimizer.configuration.columns import Columns, Mask
 from optimizer.configuration.parameter_definition import (
     Allowed,
     ModelScope,
@@ -35,7 +36,6 @@ from optimizer.configuration.parameter_definition import (
     Served,
     ServingDraft,
     Value,
-    all_rows,
 )
 from optimizer.configuration.runtimes import RUNTIMES
 from optimizer.configuration.runtimes.spec import Precision
@@ -158,27 +158,30 @@ def _runs_engine(model: ModelServing) -> bool:
     return model.artifact.runtime == "tensorrt"
 
 
-def _merges(rows: pd.DataFrame, scope: ModelScope) -> pd.Series[bool]:
-    return rows.batching.astype(bool) & (rows.max_batch_size > scope.request_size)
+def _merges(rows: Columns, scope: ModelScope) -> Mask:
+    return _batches(rows, scope) & rows["batching"]
 
 
-def _limit_binds(rows: pd.DataFrame, scope: ModelScope) -> pd.Series[bool]:
+def _batches(rows: Columns, scope: ModelScope) -> Mask:
+    return rows["max_batch_size"] > scope.request_size
+
+
+def _limit_binds(rows: Columns, scope: ModelScope) -> Mask | bool:
     if not scope.alone:
-        return all_rows(rows, scope)
-    return pd.to_numeric(rows.rate_limit, errors="coerce") < rows.instance_count
+        return True
+    limits = zip(rows["rate_limit"], rows["instance_count"], strict=True)
+    return np.array([limit != "off" and limit < count for limit, count in limits])
 
 
 WITH_BATCHING = ParameterEffect(_merges, lambda model: model.batching is not None)
-_WITH_CACHE = ParameterEffect(
-    lambda rows, scope: rows.response_cache.astype(bool), lambda model: model.cache
-)
-_WITH_ENGINES = ParameterEffect(lambda rows, scope: rows.runtime == "tensorrt", _runs_engine)
+_WITH_CACHE = ParameterEffect(lambda rows, scope: rows["response_cache"], lambda model: model.cache)
+_WITH_ENGINES = ParameterEffect(lambda rows, scope: rows["runtime"] == "tensorrt", _runs_engine)
 _WITH_BATCHES_OF_ENGINES = ParameterEffect(
-    lambda rows, scope: (rows.runtime == "tensorrt") & _merges(rows, scope),
+    lambda rows, scope: (rows["runtime"] == "tensorrt") & _merges(rows, scope),
     lambda model: _runs_engine(model) and model.batching is not None,
 )
 _WITH_CPU_INSTANCES = ParameterEffect(
-    lambda rows, scope: pd.Series(scope.kind == "KIND_CPU", index=rows.index),
+    lambda rows, scope: scope.kind == "KIND_CPU",
     lambda model: model.groups[0].kind == "KIND_CPU",
 )
 
@@ -214,9 +217,7 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         description="whether Triton joins requests into batches",
         put=lambda draft, value: setattr(draft, "batching", Batching() if value else None),
         read=lambda served: served.model.batching is not None,
-        effect=ParameterEffect(
-            lambda rows, scope: rows.max_batch_size > scope.request_size, lambda model: True
-        ),
+        effect=ParameterEffect(_batches, lambda model: True),
         fields=("max_batch_size",),
         triton_names=("dynamic_batching",),
     ),

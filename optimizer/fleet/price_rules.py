@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from optimizer.errors import UsageError
 from optimizer.fleet.price_list import ListedPrice
-from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import ON_DEMAND, Price
+
+if TYPE_CHECKING:
+    # Every command has the options of prices; the libraries that read a machine take a while.
+    from optimizer.machine.fingerprint import Machine
 
 _MEMORY_TOLERANCE = 0.15
 """Share of the listed memory that firmware, kernel and rounding may take."""

@@ -6,15 +6,15 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 CONFIDENCE = 0.95
 """Confidence of every interval that is reported."""
 
-NORMAL_QUANTILE = float(special.ndtri((1 + CONFIDENCE) / 2))
+NORMAL_QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 """Half width of an interval at `CONFIDENCE`, in standard errors."""
 
 
@@ -76,7 +76,9 @@ def percentile_with_interval(
 
 
 def _binomial_quantile(probability: float, count: int, share: float) -> int:
-    """Return the least k with P(X <= k) >= `probability`; scipy.stats takes long to import."""
+    """Return the least k with P(X <= k) >= `probability`; scipy takes long to import."""
+    from scipy import special
+
     return bisect_left(
         range(count), probability, key=lambda k: float(special.bdtr(k, count, share))
     )
@@ -88,6 +90,8 @@ def rate_interval(counts: Sequence[int], seconds_each: float) -> tuple[float, fl
     Raises:
         ValueError: with fewer than two slices.
     """
+    from scipy import special
+
     if len(counts) < 2:
         raise ValueError(f"an interval needs at least 2 slices, got {len(counts)}")
     rates = np.asarray(counts, dtype=float) / seconds_each

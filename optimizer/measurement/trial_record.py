@@ -19,6 +19,11 @@ Outcome = Literal["ok", "infeasible", "bounded", "failed"]
 bounded: stopped once provably worse than the incumbent. failed: could not be measured."""
 
 
+def outcome_name(outcome: Outcome) -> str:
+    """Return an outcome as people read it; records say "bounded" for a pruned trial."""
+    return "pruned" if outcome == "bounded" else outcome
+
+
 @dataclass(frozen=True, slots=True)
 class Seconds:
     """Wall time of a trial, in seconds.

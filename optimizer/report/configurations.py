@@ -11,12 +11,12 @@ from optimizer.configuration.serving_config import describe
 from optimizer.measurement.cache_use import cache_uses
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.level_checks import capacity_basis
-from optimizer.measurement.trial_record import TrialRecord
+from optimizer.measurement.trial_record import TrialRecord, outcome_name
 from optimizer.report import number_formats as form
 from optimizer.report.table import Table, table_of
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ConfirmedCapacity
-from optimizer.study.event_text import outcome_name, trial_text
+from optimizer.study.event_text import trial_text
 
 _SURE = 0.999
 

@@ -16,9 +16,8 @@ from plotly.subplots import make_subplots
 
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.level import LoadLevel
-from optimizer.measurement.trial_record import Outcome, TrialRecord
+from optimizer.measurement.trial_record import Outcome, TrialRecord, outcome_name
 from optimizer.report.page import COLOURS
-from optimizer.study.event_text import outcome_name
 from optimizer.study.history import in_order_of_tells
 
 Figure: TypeAlias = go.Figure

@@ -16,6 +16,7 @@ from optimizer.configuration.serving_config import describe
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.level_checks import capacity_basis
 from optimizer.measurement.transport_costs import TransportComparison
+from optimizer.measurement.trial_record import outcome_name
 from optimizer.report import number_formats as form
 from optimizer.report.cold_start_tables import cold_start_sentence
 from optimizer.report.configurations import (
@@ -30,7 +31,6 @@ from optimizer.report.table import Line, Part, Table
 from optimizer.report.transport_tables import transports_sentence
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.decision import ConfirmedCapacity, Decision, claims_of
-from optimizer.study.event_text import outcome_name
 
 _NOTABLE_DRIFT = 0.05
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from optimizer.artifacts.accuracy import (
     Accuracy,
+    FailingBatch,
     compare_outputs,
     misses,
     outputs_mismatch,
@@ -28,7 +29,7 @@ from optimizer.errors import TrialFailure
 from optimizer.measurement.model_memory import ModelMemory
 from optimizer.search.gate_server import DeployedPipeline, GateServer, GateSubject
 from optimizer.study.events import Watcher
-from optimizer.study.gated_artifact import FailingBatch, GatedShapes, GatePlan
+from optimizer.study.gated_artifact import GatedShapes, GatePlan
 from optimizer.triton.session import ServingSession
 from optimizer.workload.data_types import concatenated
 from optimizer.workload.model_spec import ModelSpec

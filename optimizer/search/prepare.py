@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from optimizer.artifacts.accuracy import FailingBatch
 from optimizer.artifacts.build_process import BuildProcess
 from optimizer.artifacts.build_results import ModelArtifact, PreparedModel
 from optimizer.configuration.hardware import Hardware, processor_lacks
@@ -36,7 +37,6 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepStarted, Watcher
 from optimizer.study.files import read_prepared
 from optimizer.study.gated_artifact import (
-    FailingBatch,
     GatedArtifact,
     GatePlan,
     from_json,

@@ -145,7 +145,8 @@ class Section(BaseModel):
             begun before these keys existed lack them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Deferred: most commands read no space file, and making all sections takes half a second.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     added_keys: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")

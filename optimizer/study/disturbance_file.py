@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,7 +13,10 @@ from optimizer.files.untrusted import check_ranges, parse_json, read_bytes
 from optimizer.measurement.disturbance import DisturbanceCheck
 from optimizer.space_file.section import first_mistake
 
-_JSON = TypeAdapter(tuple[DisturbanceCheck, ...])
+
+@cache
+def _json() -> TypeAdapter[tuple[DisturbanceCheck, ...]]:
+    return TypeAdapter(tuple[DisturbanceCheck, ...])
 
 
 class DisturbanceFile:
@@ -30,7 +34,7 @@ class DisturbanceFile:
         if not self.path.exists():
             return ()
         try:
-            checks = _JSON.validate_python(parse_json(read_bytes(self.path)))
+            checks = _json().validate_python(parse_json(read_bytes(self.path)))
             for check in checks:
                 check_ranges(check)
                 if not check.together or check.alone.per_second <= 0:
@@ -43,5 +47,5 @@ class DisturbanceFile:
 
     def add(self, check: DisturbanceCheck) -> None:
         """Append a check. Raises StorageError."""
-        text = _JSON.dump_json((*self.read(), check), indent=2).decode()
+        text = _json().dump_json((*self.read(), check), indent=2).decode()
         write_text(self.path, text + "\n")

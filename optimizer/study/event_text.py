@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.level_checks import capacity_basis, level_verdict
-from optimizer.measurement.trial_record import Outcome, TrialRecord
+from optimizer.measurement.trial_record import TrialRecord, outcome_name
 from optimizer.study.events import (
     ArtifactReady,
     DisturbanceCheckStarted,
@@ -24,6 +24,7 @@ from optimizer.study.events import (
     WorkerEvent,
     WorkersStarted,
 )
+from optimizer.study.progress import regret_text
 from optimizer.study.search_status import ExpectedCost
 
 
@@ -38,11 +39,6 @@ def level_text(level: LoadLevel) -> str:
 def load_text(level: LoadLevel) -> str:
     """Return the offered load of a level."""
     return "saturation" if level.kind == "saturation" else f"{level.offered_per_second:.0f}/s"
-
-
-def outcome_name(outcome: Outcome) -> str:
-    """Return an outcome as people read it; records say "bounded" for a pruned trial."""
-    return "pruned" if outcome == "bounded" else outcome
 
 
 def trial_text(record: TrialRecord) -> str:
@@ -82,11 +78,6 @@ def expectation_text(expected: ExpectedCost) -> str:
         f"{expected.feasible:.0%} likely within the limits, measured in {expected.seconds:.0f} s; "
         f"reason: {expected.why}"
     )
-
-
-def regret_text(regret_bound: float) -> str:
-    """Return how much cheaper an unmeasured configuration may be."""
-    return f"up to {regret_bound:.0%} cheaper (95% bound)"
 
 
 def level_started_text(offered_per_second: float | None, seconds: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from optimizer.artifacts.accuracy import FailingBatch
 from optimizer.artifacts.source_card import SourceCard, read_card
 from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_json
@@ -22,7 +23,7 @@ from optimizer.measurement.host_share import HostTiming
 from optimizer.space_file.parameter_schema import with_defaults
 from optimizer.space_file.section import first_mistake
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.gated_artifact import FailingBatch, GatedShapes
+from optimizer.study.gated_artifact import GatedShapes
 from optimizer.workload.model_spec import ModelSpec
 
 

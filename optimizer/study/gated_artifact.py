@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optimizer.artifacts.accuracy import Accuracy
+from optimizer.artifacts.accuracy import Accuracy, FailingBatch
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.serving_config import ArtifactSpec, ArtifactUse, ServingConfig
 from optimizer.measurement.host_share import HostTiming
@@ -78,14 +78,6 @@ class GatedShapes:
 
     batch_sizes: tuple[int, ...]
     lengths: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class FailingBatch:
-    """The smallest batch that an artefact answered wrongly, or not at all."""
-
-    size: int
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""progress.json: the state of a run, for viewers in other processes.
+"""Keeps progress.json up to date with a run.
 
 The run writes it at most once a second, when something has changed. It is written atomically, and
 no search depends on it.
@@ -8,134 +8,24 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import TypeAdapter, ValidationError
 
 from optimizer.configuration.serving_config import describe
 from optimizer.errors import StorageError
 from optimizer.files.atomic import write_json
-from optimizer.files.untrusted import check_ranges
-from optimizer.measurement.trial_record import Outcome
-from optimizer.space_file.section import first_mistake
 from optimizer.study.decision import ConfirmedCapacity
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.event_text import event_lines
 from optimizer.study.events import Event, Watcher
+from optimizer.study.progress import BestSoFar, CurrentTrial, Progress, WorkerProgress
 from optimizer.study.run_log import end_text
 from optimizer.study.run_state import CurrentMeasurement, RunState
 
 _EVENTS = 12
 _SECONDS_BETWEEN = 1.0
-
-
-@dataclass(frozen=True)
-class CurrentTrial:
-    """The configuration that is being measured.
-
-    Attributes:
-        number: of the trial; None for a measurement that is no trial.
-        since: Unix time in seconds.
-        rates, p95s_ms: of the levels so far.
-        warnings: of the last level that had any.
-        doing: the step that it is at.
-    """
-
-    configuration: str
-    number: int | None
-    since: float | None
-    expected: str
-    levels: tuple[str, ...]
-    warnings: tuple[str, ...]
-    rates: tuple[float, ...]
-    p95s_ms: tuple[float, ...]
-    doing: str = ""
-
-
-@dataclass(frozen=True)
-class WorkerProgress:
-    """One of several workers.
-
-    Attributes:
-        location: its slot or node.
-        now: None while it is idle.
-        losses: how often it was lost, and started again.
-    """
-
-    name: str
-    location: str
-    now: CurrentTrial | None
-    losses: int
-
-
-@dataclass(frozen=True)
-class BestSoFar:
-    """The recommendation by the records so far.
-
-    Attributes:
-        number: of its trial.
-        found: its figures in one line.
-    """
-
-    number: int
-    configuration: str
-    found: str
-    capacity_per_second: float
-    usd_per_million_at_capacity: float
-    confirmed: bool = False
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The state of a run; times are Unix seconds.
-
-    Attributes:
-        trials: of the study, by outcome.
-        seconds_left_by_steps, seconds_left_by_clock: see `TimeLeft`.
-        gap: the status's regret bound, see `SearchStatus`.
-        capacities: of the latest trials, 0 where no load met the limits.
-        events: the latest, as lines.
-        ended: how; None while the run goes on, and where it was killed.
-        workers: none where one trial runs at a time.
-        confirmations: number of records of confirm phases; None in files of earlier versions.
-    """
-
-    started: float
-    updated: float
-    phase: str
-    steps: int
-    done: int
-    phase_started: float
-    doing: str
-    now: CurrentTrial | None
-    trials: Mapping[Outcome, int]
-    best: BestSoFar | None
-    capacities: tuple[float, ...]
-    seconds_left_by_steps: float | None
-    seconds_left_by_clock: float | None
-    gap: float | None
-    events: tuple[str, ...]
-    ended: str | None = None
-    workers: tuple[WorkerProgress, ...] = ()
-    confirmations: int | None = None
-    schema_version: Literal[1] = 1
-
-
-_JSON = TypeAdapter(Progress)
-
-
-def progress_from_json(data: Any) -> Progress:
-    """Return the progress in JSON data. Raises ValueError with the first mistake."""
-    try:
-        progress = _JSON.validate_python(data)
-    except ValidationError as error:
-        raise ValueError(first_mistake(error)) from error
-    check_ranges(progress)
-    return progress
 
 
 class ProgressFile:

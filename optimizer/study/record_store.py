@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.errors import DamagedStudyError, StorageError
@@ -22,7 +23,13 @@ _PERCENTILES = {50.0, 95.0, 99.0}
 class _Versioned(BaseModel):
     """The part of a record that is read before its version is known."""
 
+    model_config = ConfigDict(defer_build=True)  # `status` reads no record as a rule
     schema_version: int
+
+
+@cache
+def _json() -> TypeAdapter[TrialRecord]:
+    return TypeAdapter(TrialRecord)
 
 
 class RecordStore:
@@ -33,8 +40,6 @@ class RecordStore:
         reported: whether every level must have the percentiles that reports show.
     """
 
-    _json = TypeAdapter(TrialRecord)
-
     def __init__(self, folder: Path, *, scored: bool = False, reported: bool = False) -> None:
         self.folder = folder
         self._scored = scored
@@ -43,17 +48,17 @@ class RecordStore:
     def write(self, record: TrialRecord) -> None:
         """Write a record. Raises StorageError."""
         # Indented, it would be twice as long.
-        text = self._json.dump_json(record).decode()
+        text = _json().dump_json(record).decode()
         write_text(self._path(record.number), text + "\n")
 
     def __len__(self) -> int:
         """Return the number of records, without reading them."""
-        return len(self._paths())
+        return len(self._names())
 
     def read_first(self) -> TrialRecord | None:
         """Return the record with the lowest number; None without any. Raises StorageError."""
-        paths = self._paths()
-        return self._read(paths[0]) if paths else None
+        names = self._names()
+        return self._read(self.folder / min(names)) if names else None
 
     def read(self, number: int) -> TrialRecord | None:
         """Return one record; None where there is none. Raises StorageError for a damaged one."""
@@ -62,14 +67,14 @@ class RecordStore:
 
     def read_all(self) -> Mapping[int, TrialRecord]:
         """Return all records by number. Raises StorageError, naming the file, for a damaged one."""
-        records = [self._read(path) for path in self._paths()]
+        records = [self._read(self.folder / name) for name in sorted(self._names())]
         return {record.number: record for record in records}
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:05}.json"
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.json"))
+    def _names(self) -> list[str]:
+        return [path.name for path in self.folder.glob("[0-9]*.json")]
 
     def _read(self, path: Path) -> TrialRecord:
         try:
@@ -81,7 +86,7 @@ class RecordStore:
                     "was written by another version of the optimizer: start a new one with "
                     "--study NEW"
                 )
-            record = self._json.validate_python(data)
+            record = _json().validate_python(data)
             _check_record(record, path)
             if self._scored and record.outcome == "ok" and record.score is None:
                 raise ValueError("outcome must not be ok without a score")

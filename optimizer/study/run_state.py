@@ -37,31 +37,13 @@ from optimizer.study.events import (
     WorkersStarted,
 )
 from optimizer.study.history import in_order_of_tells, outcome_counts
+from optimizer.study.progress import TimeLeft
 
 _LATEST = 40
 """Number of trials whose capacities are kept."""
 
 _RECENT = 10
 """Number of latest trials whose durations predict the next one's."""
-
-
-@dataclass(frozen=True)
-class TimeLeft:
-    """Remaining seconds of the phase; None where they are unknown.
-
-    Attributes:
-        by_steps: if every remaining step takes as long as those before.
-        by_clock: until the phase's time limit.
-    """
-
-    by_steps: float | None
-    by_clock: float | None
-
-    @property
-    def at_most(self) -> float | None:
-        """The smaller of the two."""
-        remaining = [left for left in (self.by_steps, self.by_clock) if left is not None]
-        return min(remaining, default=None)
 
 
 @dataclass

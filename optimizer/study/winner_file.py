@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -32,7 +33,11 @@ class WinnerFile(Generic[_Measured]):
 
     def __init__(self, path: Path, kind: type[_Measured]) -> None:
         self.path = path
-        self._json = TypeAdapter(kind)
+        self._kind = kind
+
+    @cached_property
+    def _json(self) -> TypeAdapter[_Measured]:
+        return TypeAdapter(self._kind)
 
     def write(self, measured: _Measured) -> None:
         """Replace the file. Raises StorageError."""

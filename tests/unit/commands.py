@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,3 +18,14 @@ class Said:
 
 
 Commands = Callable[..., Said]
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Return what a command imports, in a process of its own: this one has imported everything."""
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "optimizer", *arguments],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    assert "optimizer.cli" in imported
+    return imported

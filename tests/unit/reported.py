@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from optimizer.analysis.summary import LoadRuns, StudySummary, summarise, write_summary
+from optimizer.analysis.run_summary import LoadRuns, summarise
+from optimizer.analysis.summary import StudySummary, write_summary
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Candidate, Price

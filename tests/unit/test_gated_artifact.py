@@ -6,13 +6,12 @@ import json
 import math
 from dataclasses import replace
 
-from optimizer.artifacts.accuracy import Accuracy
+from optimizer.artifacts.accuracy import Accuracy, FailingBatch
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, in_sequence
 from optimizer.configuration.serving_config import ArtifactSpec
 from optimizer.measurement.host_share import HostTiming
 from optimizer.study.events import ArtifactReady
 from optimizer.study.gated_artifact import (
-    FailingBatch,
     GatedArtifact,
     GatedShapes,
     GatePlan,

@@ -13,7 +13,7 @@ from optimizer.analysis.latency_curve import (
     usual_limits,
 )
 from optimizer.analysis.measured_configurations import measured_configurations
-from optimizer.analysis.summary import LoadRuns
+from optimizer.analysis.run_summary import LoadRuns
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import HIGHEST_SHARE, Measurement
 from optimizer.measurement.trial_record import TrialRecord

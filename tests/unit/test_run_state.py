@@ -26,7 +26,8 @@ from optimizer.study.events import (
     WorkerLost,
     WorkersStarted,
 )
-from optimizer.study.run_state import RunState, TimeLeft
+from optimizer.study.progress import TimeLeft
+from optimizer.study.run_state import RunState
 from optimizer.study.search_status import ExpectedCost, SearchStatus
 from tests.unit.studies import (
     bounded,

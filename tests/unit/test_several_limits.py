@@ -15,7 +15,8 @@ from rich.console import Console
 from optimizer.analysis.latency_curve import capacity_within, undominated
 from optimizer.analysis.measured_configurations import measured_configurations
 from optimizer.analysis.pareto_front import pareto_front
-from optimizer.analysis.summary import LoadRuns, ParetoEntry
+from optimizer.analysis.run_summary import LoadRuns
+from optimizer.analysis.summary import ParetoEntry
 from optimizer.cli import commands
 from optimizer.cli.terminal import print_table
 from optimizer.commands.run import RunOptions, run_study

@@ -9,6 +9,7 @@ import pytest
 
 from optimizer.analysis.study_reading import read_study
 from optimizer.analysis.summary import SummaryArtifact
+from optimizer.artifacts.accuracy import FailingBatch
 from optimizer.commands.report import ReportResult, report_study
 from optimizer.errors import UsageError
 from optimizer.measurement.host_share import HostTiming
@@ -16,7 +17,6 @@ from optimizer.report.number_formats import usd
 from optimizer.report.study_sections import sections
 from optimizer.report.table import Table
 from optimizer.study.directory import StudyDirectory
-from optimizer.study.gated_artifact import FailingBatch
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE
 from tests.unit.winners import cold_start, transports

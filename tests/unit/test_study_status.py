@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,11 +41,12 @@ from optimizer.study.events import (
     WorkerLost,
     WorkersStarted,
 )
-from optimizer.study.progress_file import ProgressFile, progress_from_json
+from optimizer.study.progress import progress_from_json
+from optimizer.study.progress_file import ProgressFile
 from optimizer.study.run_state import RunState
 from optimizer.study.search_status import SearchStatus
 from optimizer.study.searched_space import SearchedSpace
-from tests.unit.commands import Commands
+from tests.unit.commands import Commands, imported_by
 from tests.unit.studies import (
     DEMAND,
     PRICE,
@@ -58,6 +59,7 @@ from tests.unit.studies import (
 )
 from tests.unit.tables import WORKLOAD
 from tests.unit.test_run_state import EXPECTED, A, B, C
+from tests.unit.whole_studies import WholeStudy
 
 # The command's name hides its module.
 status_module = importlib.import_module("optimizer.cli.status")
@@ -196,6 +198,34 @@ def test_a_winner_that_was_confirmed_is_shown(directory: StudyDirectory) -> None
     said = " ".join(drawn(directory).split())
     assert f"winner trial 0: {describe(A)}: 90/s, $1.1111 per million, confirmed" in said
     assert "search ended: the budget of 2 trials is used up" in said
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> StudyDirectory:
+    """A study whose run has ended, with its winner confirmed."""
+    confirmed = {1: (170.0, 160.0)}
+    study = WholeStudy(tmp_path / "one", {0: 100.0, 1: 180.0}, confirmed, pace=None).written()
+    with running(study):
+        pass
+    return study
+
+
+def test_what_the_run_has_written_is_what_its_records_come_to(finished: StudyDirectory) -> None:
+    written = study_status(finished.root.parent, "one")
+    assert written.confirmed is not None
+    assert written.search_ended == "the budget is used up"
+    finished.progress.unlink()
+    recorded = study_status(finished.root.parent, "one")
+    recorded = replace(recorded, progress=written.progress, state=written.state)
+    assert json.dumps(recorded.to_json()) == json.dumps(written.to_json())
+
+
+def test_the_status_of_a_finished_study_imports_little(finished: StudyDirectory) -> None:
+    """What reads records and space files takes longer to import than all of the rest."""
+    imported = imported_by("status", "one", "--results", str(finished.root.parent))
+    libraries = {"grpc", "onnx", "optuna", "pandas", "plotly", "pynvml", "ruamel", "scipy", "torch"}
+    ours = {"optimizer.commands", "optimizer.search", "optimizer.configuration.search_space"}
+    assert imported.isdisjoint(libraries | ours)
 
 
 def test_looking_changes_nothing_and_hinders_no_run(directory: StudyDirectory) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from optimizer.analysis.summary import LoadRuns, read_summary, summarise, write_summary
+from optimizer.analysis.run_summary import LoadRuns, summarise
+from optimizer.analysis.summary import read_summary, write_summary
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import DamagedStudyError, StorageError

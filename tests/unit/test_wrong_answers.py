@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from optimizer.artifacts.accuracy import FailingBatch
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.study.events import Event, Note
 from optimizer.study.gated_artifact import (
-    FailingBatch,
     GatedArtifact,
     GatedShapes,
     reject_wrong_answers,

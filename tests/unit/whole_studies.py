@@ -9,7 +9,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from optimizer.analysis.summary import MachineDrift, StudySummary, entry, write_summary
+from optimizer.analysis.run_summary import entry
+from optimizer.analysis.summary import MachineDrift, StudySummary, write_summary
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.atomic import write_json

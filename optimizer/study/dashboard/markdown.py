@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.level_checks import capacity_basis, level_verdict
-from optimizer.measurement.trial_record import Outcome, TrialRecord
+from optimizer.measurement.trial_record import Outcome, TrialRecord, outcome_name
 from optimizer.study.decision import ConfirmedCapacity
-from optimizer.study.event_text import load_text, outcome_name, regret_text
+from optimizer.study.event_text import load_text
 from optimizer.study.pipeline_times import (
     PipelineTimes,
     StepTimes,
     composed_targets,
     pipeline_times,
 )
+from optimizer.study.progress import regret_text
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#|~])")
 
