@@ -45,6 +45,7 @@ class BuiltEngine:
     Attributes:
         attentions: layers that are a whole attention.
         products: nodes that multiply by constant weights; `int8_products` of them in INT8.
+        may_overflow: whether the builder warns of averages in FP16.
     """
 
     cpu_seconds: float
@@ -52,6 +53,7 @@ class BuiltEngine:
     attentions: int
     products: int
     int8_products: int
+    may_overflow: bool
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class EngineBench:
             sum(each.is_attention for each in layers),
             len(products),
             len(products & in_int8),
+            "may cause overflow" in log,
         )
 
     @contextmanager

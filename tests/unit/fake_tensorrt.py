@@ -45,6 +45,7 @@ class Behaviour:
     parser_errors: tuple[tuple[str, str, str], ...] = ()
     log_error: str | None = None
     no_plan: bool = False
+    empty_plan: bool = False
     raises: str | None = None
     hangs_seconds: float = 0.0
     version: str | None = None
@@ -132,7 +133,9 @@ class _Builder:
             self.logger.log(_Severity.ERROR, behaviour.log_error)
         if behaviour.raises is not None:
             raise RuntimeError(behaviour.raises)
-        return None if behaviour.no_plan else b"plan of " + world.version.encode()
+        if behaviour.no_plan or behaviour.empty_plan:
+            return b"" if behaviour.empty_plan else None
+        return b"plan of " + world.version.encode()
 
 
 @dataclass

@@ -126,10 +126,11 @@ def test_timings_are_kept_and_those_of_another_version_are_begun_anew(
             Behaviour(no_plan=True, log_error="Cuda Runtime (out of memory)"),
             "TensorRT found no engine for this graph; Cuda Runtime (out of memory)",
         ),
+        (Behaviour(empty_plan=True), "TensorRT found no engine for this graph"),
         (Behaviour(raises="a crash"), "RuntimeError: a crash"),
         (Behaviour(version="10.11.0.33"), "TensorRT must be 10.12 or later, got 10.11.0.33"),
     ],
-    ids=["parser", "no plan", "raises", "too old"],
+    ids=["parser", "no plan", "empty plan", "raises", "too old"],
 )
 def test_what_fails_says_why_and_leaves_no_plan(
     bench: Bench,

@@ -33,7 +33,9 @@ from optimizer.machine.docker_engine import (
 )
 
 _SCRIPT = Path(build_script.__file__)
-_PROBE_SECONDS = 120.0
+_PROBE_SECONDS = 300.0
+"""On a cold disk the libraries that trtexec loads are read for minutes."""
+
 
 _GRAPH, _PLANS, _TIMINGS, _MOUNTED_SCRIPT = "/graph", "/plans", "/timings", "/build_script.py"
 """Paths in containers."""

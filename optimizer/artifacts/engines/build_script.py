@@ -186,7 +186,7 @@ def build(trt: Any, recipe: dict[str, Any], log: Any, folders: list[Path]) -> No
     kept_alive = attach_timing_cache(config, timings / recipe["timing_cache"])
     log.errors.clear()  # a timing cache of another GPU is logged as an error, and has been replaced
     plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    if plan is None or not memoryview(plan).nbytes:
         raise BuildError("TensorRT found no engine for this graph")
     (plans / recipe["plan"]).write_bytes(plan)
     (timings / recipe["timing_cache"]).write_bytes(config.get_timing_cache().serialize())
