@@ -127,9 +127,9 @@ def test_a_disk_that_is_full_from_the_start(
 def test_a_cache_without_room_for_the_model_is_refused_before_any_build(
     space: Path, mount: Mount, start: StartOptimizer, tmp_path: Path
 ) -> None:
-    cache = mount("cache", "size=100k")
+    cache = mount("cache", "size=100k,mode=700")
     run = start(space, "--cache", cache)
-    assert run.wait() == 3
+    assert run.wait() == 3, run.errors
     assert_one_message(run, f"{cache}: building what this space needs takes about", "are free")
     assert list(cache.glob(".building-*")) == [], "no half-built artefact"
     assert not (tmp_path / "results" / "tiny" / "trials").exists()

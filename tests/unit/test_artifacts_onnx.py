@@ -20,7 +20,7 @@ from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.bare_timing import time_bare
 from optimizer.artifacts.build_jobs import build_artifact, export_graph, prepare_model
 from optimizer.artifacts.cache import ArtifactCache
-from optimizer.artifacts.graphs.tensorrt_rules import SMALLEST_FP16_SCALE
+from optimizer.artifacts.graphs.tensorrt_rules import SMALLEST_FP16_SCALE, check_tensorrt_rules
 from optimizer.artifacts.precision_graphs import PrecisionGraphs
 from optimizer.configuration.hardware import overflows_in_int8
 from optimizer.configuration.runtimes import Runtime
@@ -323,8 +323,9 @@ def test_a_block_that_can_be_quantised_by_half_only_is_refused(tmp_path: Path) -
     made.graph.node[0].name = "other_half"
     onnx.save(made, tmp_path / "m.onnx")
     graphs = PrecisionGraphs(model(tmp_path / "m.onnx"), ArtifactCache(tmp_path / "cache"))
+    made_for_tensorrt = graphs.entry("int8_trt").path / "model.onnx"
     with pytest.raises(BuildFailure, match=r"other_half: both products .* and not in half"):
-        graphs.entry("int8_trt")
+        check_tensorrt_rules(made_for_tensorrt)
 
 
 def test_padding_is_not_judged_where_outputs_have_a_row_for_each_position(tmp_path: Path) -> None:

@@ -82,11 +82,11 @@ def run_openvino(graph: Path, request: Tensors) -> NDArray[Any]:
 
 GRAPHS: dict[GraphKind, tuple[float, float]] = {
     # Kind: smallest cosine of a request, and share of equal argmax.
-    "fp16": (0.9999, 1.0),
+    "fp16": (0.9999, 0.98),
     "bf16": (0.998, 0.95),
     "int8_s8s8": (0.99, 0.95),
     "int8_u8s8": (0.99, 0.95),
-    "int8_u8s7": (0.98, 0.9),
+    "int8_u8s7": (0.97, 0.9),
     "int8_trt": (0.99, 0.95),
 }
 GRAPH_RUNS = [
