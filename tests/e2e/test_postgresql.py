@@ -85,6 +85,7 @@ def test_the_dashboard_shows_a_study_in_the_database(database_url: str, tmp_path
     study.name_constraints(["latency.bert"])
     config_file = tmp_path / "config.pbtxt"
     config_file.write_text('name: "bert"')
+    artifacts.mkdir()
     study.attach(proposal.number, config_file, artifacts)
     study.tell(record)
     study.close()
