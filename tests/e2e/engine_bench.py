@@ -102,10 +102,13 @@ class EngineBench:
         packages = self.folder / precision
         if not packages.exists():
             tensorrt_rtx.install(packages, [GPUS[gpu] for gpu in BUILT_FOR[precision]])
-        path = [str(packages), *sys.path]
-        environment = {"PYTHONPATH": os.pathsep.join(path)}
-        with patch.object(sys, "path", path), patch.dict(os.environ, environment):
-            yield
+        # Not replaced: packages that are imported meanwhile may add folders of their own.
+        sys.path.insert(0, str(packages))
+        try:
+            with patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
+                yield
+        finally:
+            sys.path.remove(str(packages))
 
 
 @contextmanager

@@ -27,9 +27,9 @@ from tests.e2e.running import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ALL = os.environ.get("FAULTS") == "all"
-REPLAYED_KILLS = 200 if ALL else 10
-REAL_KILLS = 30 if ALL else 2
-FULL_DISKS = 50 if ALL else 5
+REPLAYED_KILLS = 200 if ALL else 5
+REAL_KILLS = 30 if ALL else 1
+FULL_DISKS = 50 if ALL else 3
 FAULTS_OF_A_STUDY = 8
 """After these, a study is left to run to its end."""
 
