@@ -96,9 +96,11 @@ class DockerLauncher:
         with storage_errors(self._repository):
             self._repository.mkdir(parents=True, exist_ok=True)
         log = _Log(self._log)
+        # Before the start: where the engine does not answer, no container is left running.
+        tensorrt = self._content.tensorrt
         container = self._engine.start(self._task(options, slot, endpoint, completes=completes))
         server = _ContainerServer(container, endpoint, log)
-        server.tensorrt = self._content.tensorrt
+        server.tensorrt = tensorrt
         wait_ready(server, server.listens)
         return server
 
