@@ -32,6 +32,7 @@ WITHOUT_LOAD = {
     "test_export.py",
     "test_faults.py",
     "test_gate.py",
+    "test_graph_memory.py",
     "test_guided.py",
     "test_init_from.py",
     "test_int8_accuracy.py",
