@@ -27,8 +27,8 @@ GraphKind = Literal[
 ]
 """An ONNX graph of a model. INT8: signed or unsigned activations, then signed weights, each with
 their bits; "int8_trt" is the signed graph in the form that TensorRT takes; with "_attention", the
-products of an attention are in INT8 too. "int8_weights" has floating-point activations, and "int8_dynamic" quantises them at run time, with weights of 8 or 7
-bits."""
+products of an attention are in INT8 too. "int8_weights" has floating-point activations, and
+"int8_dynamic" quantises them at run time, with weights of 8 or 7 bits."""
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 """Extensions of x86 processors that add products of 8 bits in 32 bits."""
