@@ -220,6 +220,7 @@ def test_a_server_that_hangs_amid_a_trial_does_not_hang_the_search(
     assert (retried.config, retried.outcome) == (failed.config, "ok")
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_may_run_a_study(
     space: Path, study: StudyDirectory, start: StartOptimizer
 ) -> None:

@@ -41,6 +41,7 @@ def planned(name: str) -> Plan:
     return plan
 
 
+@pytest.mark.slow
 def test_the_simulation_is_brought_to_the_measured_capacity() -> None:
     for capacity in (900.0, 1100.0, 1500.0):
         agreed = measured(capacity, capacity)
@@ -112,6 +113,7 @@ def test_a_loss_is_simulated_or_said_to_be_too_much() -> None:
     assert [mix and mix.instances for mix in plan.surviving.values()] == [9, 10, 14]
 
 
+@pytest.mark.slow
 def test_headroom_and_survival_are_kept_at_the_peak() -> None:
     question = PlanInputs(CURVES["constant"], headroom=0.3, survival="instance")
     plan = plan_fleet([measured()], question)
