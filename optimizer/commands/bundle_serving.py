@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.commands.code_consent import CodeConsent
-from optimizer.commands.hosts import Needs, launch_with, require_server
+from optimizer.commands.hosts import Needs, launch_with, own_backends, require_server
 from optimizer.configuration.hardware import Gpu
 from optimizer.configuration.hosting import EmbeddedHost, Host
 from optimizer.configuration.serving_config import ServingConfig
@@ -62,7 +62,9 @@ def bundle_host(settings: ServerSettings, config: ServingConfig) -> BundleHost:
     slot = local_slot(tuple(gpu.uuid for gpu in gpus))
     hosted = [m.artifact.runtime for m in config.models if m.artifact.backend == "python"]
     fields = tuple(path for model in config.models for path, _ in model.parameters)
-    needs = Needs(tuple(model.name for model in config.models), tuple(hosted), fields=fields)
+    backends = own_backends(model.artifact for model in config.models)
+    names = tuple(model.name for model in config.models)
+    needs = Needs(names, tuple(hosted), backends, fields)
     require_server(host, needs, slot)
     missing = [name for name in needs.packages if importlib.util.find_spec(name) is None]
     if isinstance(host, EmbeddedHost) and missing:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ from optimizer.configuration.named_parameters import CONFIG_PREFIX, UNCHANGED, i
 from optimizer.configuration.releases import content_of, refuse_newer_fields
 from optimizer.configuration.runtimes import HOSTED_PACKAGE, Runtime
 from optimizer.configuration.search_space import SearchSpace
-from optimizer.configuration.serving_config import ServerOptions
+from optimizer.configuration.serving_config import ArtifactSpec, ServerOptions
 from optimizer.errors import RequirementError, ServerFailure, storage_errors
 from optimizer.files.shipped import shipped
 from optimizer.machine.docker_engine import ContainerEngine, ContainerTask
@@ -40,6 +43,20 @@ if shutil.which("tritonserver") is None:
     print("{_MISSING}tritonserver")
 """
 _IMPORT_SECONDS = 300.0
+_CUDA_CHECKS: Mapping[Runtime, tuple[str, str]] = {
+    "onnxruntime": (
+        "import onnxruntime; 'CUDAExecutionProvider' in onnxruntime.get_available_providers() or "
+        "sys.exit(f'{onnxruntime.__version__} is a build without its CUDA provider')",
+        "pip install --no-deps onnxruntime-gpu, which replaces the files of onnxruntime",
+    ),
+    "pytorch": (
+        "import torch; torch.cuda.is_available() or "
+        "sys.exit(f'{torch.__version__} sees no CUDA device')",
+        "install a PyTorch that is built for CUDA, in a version for the driver",
+    ),
+}
+"""By runtime: code that says why it sees no GPU, and what to do then."""
+
 _CONNECT_SECONDS = 5.0
 EMBEDDED_BACKEND = "python"
 """The only backend of the embedded server."""
@@ -55,7 +72,7 @@ class Needs:
     Attributes:
         models: names of the models to serve.
         runtimes: that are hosted in Triton's Python backend.
-        backends: backends of models that are deployed already.
+        backends: of the server itself, and of models that are deployed already.
         fields: paths of fields of config.pbtxt that are set.
     """
 
@@ -80,13 +97,22 @@ def require_host(space: Space, slot: Slot) -> str:
     Raises:
         RequirementError: the machine, the image or the server lacks something.
     """
-    _require_engine_builder(space)
-    hosted = [spec.runtime for spec in space.search_space.artifacts if spec.backend == "python"]
+    artifacts = space.search_space.artifacts
+    hosted = [spec.runtime for spec in artifacts if spec.backend == "python"]
     # Ensembles are part of the server itself.
-    backends = tuple(each.backend for each in space.deployed.values() if not each.ensemble)
+    deployed = [each.backend for each in space.deployed.values() if not each.ensemble]
+    backends = (*deployed, *own_backends(artifacts))
     names = tuple(model.name for model in space.models)
     needs = Needs(names, tuple(hosted), backends, tuple(_fields(space.search_space)))
-    return require_server(space.host, needs, slot)
+    server = require_server(space.host, needs, slot)
+    _require_engine_builder(space)
+    return server
+
+
+def own_backends(artifacts: Iterable[ArtifactSpec]) -> tuple[str, ...]:
+    """Return the backends of a server that execute artefacts of this program."""
+    specs = (spec for spec in artifacts if spec.backend not in ("python", "repository"))
+    return tuple(dict.fromkeys(spec.backend for spec in specs))
 
 
 def _fields(space: SearchSpace) -> Iterator[str]:
@@ -154,8 +180,8 @@ def _repository(root: Path, place_file: PlaceFile) -> ModelRepository:
 # Embedded
 
 
-def _require_embedded(_: EmbeddedHost, needs: Needs, ___: Slot) -> str:
-    find_embedded_runtime()
+def _require_embedded(_: EmbeddedHost, needs: Needs, slot: Slot) -> str:
+    runtime = find_embedded_runtime()
     refuse_newer_fields(needs.fields, SERVER_VERSION)
     missing = sorted({*needs.backends} - {EMBEDDED_BACKEND})
     if missing:
@@ -163,7 +189,29 @@ def _require_embedded(_: EmbeddedHost, needs: Needs, ___: Slot) -> str:
             f"the embedded server has no backend {', '.join(map(repr, missing))}, only python: "
             "use a server that has it, by server.launcher docker or remote"
         )
+    if slot.gpu_uuids:
+        _require_cuda(needs.runtimes, runtime.environment_with(slot.gpu_uuids))
     return "embedded"
+
+
+def _require_cuda(runtimes: Iterable[Runtime], environment: Mapping[str, str]) -> None:
+    """Raise RequirementError where one of the runtimes that run on GPUs is a build for the CPU.
+
+    Another process looks: this one would take memory of the GPU until it ends.
+    """
+    for runtime in sorted({*runtimes} & _CUDA_CHECKS.keys()):
+        check, remedy = _CUDA_CHECKS[runtime]
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys; {check}"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+            raise RequirementError(f"{runtime} cannot use the GPU: {last}", remedy)
 
 
 def _embedded(

@@ -17,7 +17,7 @@ EXPORT_PACKAGES = {"torch", "transformers", "onnxscript"}
 """Needed to export a model of transformers; an ONNX file needs none of them."""
 
 PACKAGES_FOR = {False: "triton-cost-optimizer[embedded]", True: "triton-cost-optimizer[gpu]"}
-"""What installs them, by whether models run on GPUs, whose server is in a container."""
+"""What installs them, by whether models run on GPUs of a server in a container."""
 
 
 def require_packages(space: Space, more: Collection[str] = ()) -> None:
@@ -31,5 +31,7 @@ def require_packages(space: Space, more: Collection[str] = ()) -> None:
         needed |= EXPORT_PACKAGES
     missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
     if missing:
-        remedy = f"pip install '{PACKAGES_FOR[bool(space.search_space.hardware.gpus)]}'"
+        hardware = space.search_space.hardware
+        in_container = bool(hardware.gpus) and not hardware.only_python_backend
+        remedy = f"pip install '{PACKAGES_FOR[in_container]}'"
         raise RequirementError(f"this space needs {', '.join(missing)}: {remedy}")

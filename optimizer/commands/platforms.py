@@ -28,6 +28,12 @@ from optimizer.triton.embedded import SERVER_PACKAGE
 def refuse_unfit(platform: str, study: StudyReading, finding: ConfirmedCapacity) -> None:
     """Check that a platform can host a configuration. Raises UsageError."""
     if platform in PLATFORMS:
+        host = read_host(study.content["server"], Path())
+        if isinstance(host, EmbeddedHost) and study.machine.gpus:
+            raise UsageError(
+                f"{platform}: no image is made for the embedded server on GPUs; search with "
+                "server.launcher docker, or export the format bundle"
+            )
         targets = {stream.target for stream in study.searched.workload.streams}
         names = [m.name for m in finding.candidate.config.models if m.name in targets]
         PLATFORMS[platform].check(names, study.searched.price.instance_type)

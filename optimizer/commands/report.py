@@ -25,6 +25,7 @@ from optimizer.report.study_markdown import study_markdown
 from optimizer.report.study_outcome import StudyOutcome
 from optimizer.report.study_page import study_page
 from optimizer.report.study_report import StudyReport, finalists
+from optimizer.report.study_sections import sections
 from optimizer.search.level_runner import concurrency
 from optimizer.search.surrogate.idle_models import open_rows
 from optimizer.search.surrogate.point_features import PointFeatures
@@ -61,10 +62,10 @@ def report_study(results: Path, study: str, seed: int = 0) -> ReportResult:
     """
     reading = read_study(results, study)
     report = _report(reading, seed)
-    folder = reading.directory.root
+    folder, made = reading.directory.root, sections(report)
     reported = ReportResult(folder / "report.html", folder / "report.md", report)
-    write_text(reported.page, study_page(report))
-    write_text(reported.markdown, study_markdown(report))
+    write_text(reported.page, study_page(report, made))
+    write_text(reported.markdown, study_markdown(report.title, made))
     return reported
 
 

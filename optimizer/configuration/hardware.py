@@ -43,11 +43,13 @@ class Hardware:
         cores: cores of the server, without those of the load client.
         memory_mib: memory of the machine.
         gpus: GPUs in the order of their logical indices.
+        only_python_backend: whether the server has no backend but Triton's Python backend.
     """
 
     cores: int
     memory_mib: int
     gpus: tuple[Gpu, ...] = ()
+    only_python_backend: bool = False
 
     @property
     def memory_for_instances_mib(self) -> float:

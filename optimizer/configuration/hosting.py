@@ -11,7 +11,7 @@ from optimizer.configuration.hardware import Gpu
 
 @dataclass(frozen=True)
 class EmbeddedHost:
-    """The tritonserver of the nvidia-pytriton package, on the CPU of this machine."""
+    """The tritonserver of the nvidia-pytriton package, which has the Python backend alone."""
 
 
 @dataclass(frozen=True)

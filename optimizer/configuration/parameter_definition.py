@@ -49,6 +49,12 @@ class ModelScope:
         """Where instances run: on the GPUs if there are any."""
         return "KIND_GPU" if self.hardware.gpus else "KIND_CPU"
 
+    def backend_of(self, runtime: Runtime) -> str:
+        """Return the backend that hosts a runtime: one of its own name, or "python"."""
+        spec = RUNTIMES[runtime]
+        lacks_own = self.hardware.only_python_backend and spec.package is not None
+        return runtime if self.kind in spec.native_on and not lacks_own else "python"
+
     def instance_counts(self, value: Value) -> tuple[int, ...]:
         """Return the instances on each device; a number stands for every device."""
         if isinstance(value, tuple):
@@ -105,8 +111,7 @@ class ServingDraft:
         )
 
     def _artifact(self) -> ArtifactSpec:
-        native = self.scope.kind in RUNTIMES[self.runtime].native_on
-        backend = self.runtime if native else "python"
+        backend = self.scope.backend_of(self.runtime)
         profile = self._engine_profile() if self.runtime == "tensorrt" else None
         return ArtifactSpec(self.scope.model, self.runtime, backend, self.precision, profile)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.configuration.hardware import Gpu, counted_gpus
-from optimizer.configuration.runtimes import RUNTIME_PACKAGE
+from optimizer.configuration.runtimes import RUNTIME_PACKAGE, RUNTIMES
 from optimizer.machine.cores import binding_quota, cores_text, total_memory_bytes, usable_cores
 from optimizer.machine.gpus import driver_version
 from optimizer.machine.slots import MachineSlots
@@ -27,7 +27,10 @@ _CPU_FEATURES = (
     "amx_bf16",
     "amx_int8",
 )
-_PACKAGES = ("nvidia-pytriton", *RUNTIME_PACKAGE.values(), "tritonclient", "numpy")
+_PACKAGES = (
+    *("nvidia-pytriton", *RUNTIME_PACKAGE.values(), "tritonclient", "numpy"),
+    *(spec.package_on_gpus for spec in RUNTIMES.values() if spec.package_on_gpus is not None),
+)
 
 
 @dataclass(frozen=True)

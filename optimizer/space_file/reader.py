@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from optimizer.configuration.conditions import names_a_model
 from optimizer.configuration.deployed_settings import DeployedSettings
 from optimizer.configuration.hardware import Gpu, Hardware
-from optimizer.configuration.hosting import EngineSettings, Host
+from optimizer.configuration.hosting import EmbeddedHost, EngineSettings, Host
 from optimizer.configuration.model_space import EmptySpaceError, Limits
 from optimizer.configuration.named_parameters import Parameter
 from optimizer.configuration.search_space import SearchSpace
@@ -143,7 +143,8 @@ def load_space(
     sources = deployed_sources(targets, host, gpus, complete)
     deployed = read_models(section, path, sources, read_settings)
     targets |= {name: replace(targets[name], source=deployed[name].source) for name in sources}
-    chosen = replace(hardware, gpus=gpus)
+    only_python = isinstance(host, EmbeddedHost)
+    chosen = replace(hardware, gpus=gpus, only_python_backend=only_python)
     space = _to_value(section, path.parent, prices, host, chosen, targets, deployed)
     mistakes = list(_space_mistakes(space.search_space, document))
     for name in section.models:  # a step that is generated takes the requests of its pipeline

@@ -56,9 +56,6 @@ class ServerSection(Section):
                 mistakes.append(wrong(key, rule, value))
         if self.image is not None and self.launcher != "docker":
             mistakes.append(wrong("image", "needs launcher docker", self.image))
-        if self.gpus != "none" and self.launcher == "embedded":
-            rule = "must be none with launcher embedded, which has no GPU backends"
-            mistakes.append(wrong("gpus", rule, self.gpus))
         raise_all(type(self), mistakes)
         return self
 

@@ -1,4 +1,4 @@
-"""The tritonserver of the nvidia-pytriton package: no container, no root, CPU only.
+"""The tritonserver of the nvidia-pytriton package: no container, no root, only the Python backend.
 
 System libraries that pip cannot install are checked before the server starts.
 """
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,10 @@ class EmbeddedRuntime:
     def cache_flag(self) -> str:
         """The argument that tells the server where the libraries of response caches are."""
         return f"--cache-directory={self.binary.parent.parent / 'caches'}"
+
+    def environment_with(self, gpu_uuids: Sequence[str]) -> dict[str, str]:
+        """Return the variables of a server that sees these GPUs and no others, in this order."""
+        return {**dict(self.environment), "CUDA_VISIBLE_DEVICES": ",".join(gpu_uuids)}
 
     def lay_out(self, directory: Path) -> Path:
         """Create a directory for --backend-directory and return it.

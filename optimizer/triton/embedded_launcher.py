@@ -103,7 +103,8 @@ class EmbeddedLauncher:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     # Models may be code of others.
-                    env=without_secrets(os.environ) | dict(self._runtime.environment),
+                    env=without_secrets(os.environ)
+                    | self._runtime.environment_with(slot.gpu_uuids),
                     start_new_session=True,  # Ctrl-C is the optimizer's to handle
                 )
         except OSError as error:

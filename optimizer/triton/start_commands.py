@@ -27,6 +27,7 @@ def embedded_start_commands(
     """
     files = shlex.join(map(str, runtime.backend_files))
     environment = " ".join(_assignment(*pair) for pair in runtime.environment)
+    visible = f"CUDA_VISIBLE_DEVICES={_joined(slot.gpu_uuids)}"
     pinned = f"taskset --cpu-list {_joined(slot.cores)} " if slot.separated else ""
     own = [*_arguments(options, slot, endpoint, "."), runtime.cache_flag]
     server = shlex.join([str(runtime.binary), *own])
@@ -35,7 +36,7 @@ def embedded_start_commands(
             "backends=$(mktemp -d) && mkdir $backends/python",
             f"ln -s {files} $backends/python/",
             f"cd {shlex.quote(str(root))}",
-            f"{environment} {pinned}{server} --backend-directory=$backends",
+            f"{environment} {visible} {pinned}{server} --backend-directory=$backends",
         ]
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.configuration.serving_config import ModelServing, ServingConfig
+from optimizer.configuration.serving_config import InstanceGroup, ModelServing, ServingConfig
 from optimizer.errors import StorageError
 from optimizer.export.bundle.repository import Provenance, write_model_repository
 from optimizer.files.shipped import shipped
@@ -82,6 +82,14 @@ def test_a_version_that_only_one_index_has_is_not_asked_for(
     spec = replace(MODEL.artifact, runtime="pytorch", precision="fp32")
     write(tmp_path / "best", files, replace(MODEL, artifact=spec))
     assert (tmp_path / "best" / "requirements.txt").read_text() == "numpy==2.5\ntorch==2.5\n"
+
+
+def test_on_gpus_the_build_for_cuda_is_asked_for(tmp_path: Path, files: ModelFiles) -> None:
+    spec = replace(MODEL.artifact, runtime="onnxruntime", precision="fp32")
+    on_gpu = replace(MODEL, artifact=spec, groups=(InstanceGroup("KIND_GPU", 1, (0,)),))
+    write(tmp_path / "best", files, on_gpu)
+    wanted = (tmp_path / "best" / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in wanted] == ["numpy", "onnxruntime-gpu"]
 
 
 def test_a_bundle_replaces_the_one_before_as_a_whole(tmp_path: Path, files: ModelFiles) -> None:

@@ -117,10 +117,10 @@ def test_a_machine_of_each_kind(look_at: Look, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "states", "code"),
     [
-        ("cpu", ["ok", "missing", "missing", "unknown"], 0),
-        ("cpu_with_docker", ["ok", "unknown", "missing", "unknown"], 0),
-        ("t4", ["ok", "unknown", "ok", "unknown"], 0),
-        ("no_permission", ["missing", "missing", "missing", "missing"], 3),
+        ("cpu", ["ok", "missing", "missing", "missing", "unknown"], 0),
+        ("cpu_with_docker", ["ok", "missing", "unknown", "missing", "unknown"], 0),
+        ("t4", ["ok", "unknown", "unknown", "ok", "unknown"], 0),
+        ("no_permission", ["missing", "missing", "missing", "missing", "missing"], 3),
     ],
 )
 def test_what_can_run_and_the_exit_code(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +100,13 @@ def test_what_has_its_own_backend_is_not_hosted_in_python() -> None:
     space = gpu_space(runtime=("tensorrt", "onnxruntime", "pytorch"))
     found = {model.artifact.runtime: model.artifact.backend for model in models(space)}
     assert found == {"tensorrt": "tensorrt", "onnxruntime": "onnxruntime", "pytorch": "python"}
+
+
+def test_a_server_without_other_backends_hosts_in_python_what_can_be() -> None:
+    embedded = replace(TWO_T4, only_python_backend=True)
+    space = gpu_space(embedded, runtime=("tensorrt", "onnxruntime", "pytorch"))
+    found = {model.artifact.runtime: model.artifact.backend for model in models(space)}
+    assert found == {"tensorrt": "tensorrt", "onnxruntime": "python", "pytorch": "python"}
 
 
 def test_a_runtime_of_the_cpu_has_no_place_on_a_gpu() -> None:

@@ -54,6 +54,14 @@ def test_the_embedded_server_is_what_one_gets(tmp_path: Path) -> None:
     assert space.search_space.hardware.gpus == ()
 
 
+def test_the_embedded_server_has_its_python_backend_alone_on_gpus_too(tmp_path: Path) -> None:
+    space = load(tmp_path, "server: {gpus: [GPU-1]}\n" + ON_CPU)
+    assert space.host == EmbeddedHost()
+    assert space.search_space.hardware.gpus == (GPUS[1],)
+    [spec] = space.search_space.artifacts
+    assert (spec.runtime, spec.backend) == ("onnxruntime", "python")
+
+
 def test_a_container_serves_on_the_gpus_that_are_named(tmp_path: Path) -> None:
     text = "server: {launcher: docker, gpus: [GPU-2, 0], shared_memory_mib: 2048}\n" + ON_GPUS
     space = load(tmp_path, text)
@@ -86,7 +94,6 @@ def test_a_remote_servers_repository_is_a_folder_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("server: {gpus: all}\n" + ON_CPU, ["server.gpus: must be none with launcher embedded"]),
         ("server: {image: 'x:1'}\n" + ON_CPU, ["server.image: needs launcher docker"]),
         (
             "server: {launcher: remote, grpc: here}\n" + ON_CPU,

@@ -170,7 +170,7 @@ def test_by_hand_the_embedded_server_gets_its_backend_and_its_variables(
     assert linked == "ln -s /opt/stub /opt/libtriton_python.so $backends/python/"
     assert shlex.split(entered) == ["cd", "/results/it's mine"]
     assert started.startswith(
-        'PATH=/venv/bin:"$PATH" LD_LIBRARY_PATH=/opt/lib '
+        'PATH=/venv/bin:"$PATH" LD_LIBRARY_PATH=/opt/lib CUDA_VISIBLE_DEVICES= '
         "taskset --cpu-list 0,1,2 '/opt/a server/bin/tritonserver' --model-repository=. "
     )
     assert "--http-port=8000" in started
@@ -178,6 +178,13 @@ def test_by_hand_the_embedded_server_gets_its_backend_and_its_variables(
     assert "--backend-config=python,shm-default-byte-size=1024" in started
     assert "--model-control-mode" not in started, "it loads what is there"
     assert started.endswith(" --backend-directory=$backends")
+
+
+def test_by_hand_the_embedded_server_sees_the_gpus_of_its_slot_alone() -> None:
+    gpus = Slot((0, 1), (0, 1), ("GPU-2", "GPU-1"))
+    said = embedded_start_commands(RUNTIME, Path("/best"), ServerOptions(), gpus, ENDPOINT)
+    assert " CUDA_VISIBLE_DEVICES=GPU-2,GPU-1 '/opt/a server" in said
+    assert "--allow-gpu-metrics" not in said
 
 
 def test_by_hand_a_container_gets_its_image_gpus_and_memory() -> None:

@@ -41,15 +41,28 @@ class _Need:
 
 def abilities(machine: MachineFindings) -> tuple[Ability, ...]:
     """Return whether each kind of server can run."""
-    return (_embedded(machine), _docker_on_cpu(machine), _docker_on_gpus(machine), _remote(machine))
+    return (
+        _embedded_on_cpu(machine),
+        _embedded_on_gpus(machine),
+        _docker_on_cpu(machine),
+        _docker_on_gpus(machine),
+        _remote(machine),
+    )
 
 
-def _embedded(machine: MachineFindings) -> Ability:
-    server = _Need("the embedded server", _state(machine.embedded), "the embedded server starts")
-    needs = [server, *_for_graphs(machine)]
+def _embedded_on_cpu(machine: MachineFindings) -> Ability:
+    needs = _for_embedded(machine)
     installed = _names(machine.packages)
     runtimes = [name for name, package in RUNTIME_PACKAGE.items() if package in installed]
     return _ability("embedded, CPU", needs, f"{', '.join(runtimes)}{_from_onnx_alone(machine)}")
+
+
+def _embedded_on_gpus(machine: MachineFindings) -> Ability:
+    # Only importing them could tell, which takes memory of a GPU.
+    built = "PyTorch or ONNX Runtime is a build for CUDA"
+    needs = [*_for_embedded(machine), _a_gpu(machine), _Need("builds for CUDA", "unknown", built)]
+    how = f"PyTorch and ONNX Runtime on {_cards(machine)}{_from_onnx_alone(machine)}"
+    return _ability("embedded, GPU", needs, how)
 
 
 def _docker_on_cpu(machine: MachineFindings) -> Ability:
@@ -62,7 +75,7 @@ def _docker_on_cpu(machine: MachineFindings) -> Ability:
 
 
 def _docker_on_gpus(machine: MachineFindings) -> Ability:
-    needs = [*_for_containers(machine), *_for_gpus(machine)]
+    needs = [*_for_containers(machine), *_for_gpus_in_containers(machine)]
     how = (
         f"TensorRT and ONNX Runtime on {_cards(machine)}, in {_servers(machine)}; "
         f"engines.build_in: {_build_locations(machine)}{_from_onnx_alone(machine)}"
@@ -96,6 +109,11 @@ def _for_graphs(machine: MachineFindings) -> list[_Need]:
     return [_Need(name, "missing", f"{name} is installed") for name in missing]
 
 
+def _for_embedded(machine: MachineFindings) -> list[_Need]:
+    server = _Need("the embedded server", _state(machine.embedded), "the embedded server starts")
+    return [server, *_for_graphs(machine)]
+
+
 def _for_containers(machine: MachineFindings) -> list[_Need]:
     needs = [_Need("Docker", _state(machine.docker), "Docker answers")]
     if not isinstance(machine.docker, NotChecked) and not machine.docker.servers:
@@ -103,16 +121,20 @@ def _for_containers(machine: MachineFindings) -> list[_Need]:
     return [*needs, *_for_graphs(machine)]
 
 
-def _for_gpus(machine: MachineFindings) -> list[_Need]:
+def _a_gpu(machine: MachineFindings) -> _Need:
     if isinstance(machine.graphics, NotChecked):
         answers = "NVIDIA's driver answers"
-        return [_Need("an NVIDIA GPU and its driver", machine.graphics.state, answers)]
+        return _Need("an NVIDIA GPU and its driver", machine.graphics.state, answers)
     card: State = "ok" if machine.graphics.usable else "missing"
+    return _Need("a GPU that trials can use", card, "a GPU is free")
+
+
+def _for_gpus_in_containers(machine: MachineFindings) -> list[_Need]:
+    needs = [_a_gpu(machine)]
+    if isinstance(machine.graphics, NotChecked):
+        return needs
     driver: State = "ok" if machine.graphics.driver_is_recent else "unknown"
-    needs = [
-        _Need("a GPU that trials can use", card, "a GPU is free"),
-        _Need("a newer driver", driver, "the driver is new enough"),
-    ]
+    needs.append(_Need("a newer driver", driver, "the driver is new enough"))
     if not isinstance(machine.docker, NotChecked) and not machine.docker.hands_out_gpus:
         runtime: State = "unknown" if machine.docker.toolkit else "missing"
         needs.append(_Need("NVIDIA's container runtime", runtime, "Docker hands out GPUs"))

@@ -12,6 +12,7 @@ ONNXRUNTIME = RuntimeSpec(
         "KIND_GPU": ("fp32", "fp16"),
     },
     package="onnxruntime",
+    package_on_gpus="onnxruntime-gpu",
     native_on={"KIND_GPU"},
     graphs={
         "fp32": "fp32",

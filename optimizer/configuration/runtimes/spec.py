@@ -47,6 +47,7 @@ class RuntimeSpec:
         precisions: that it serves, by kind of instance.
         package: Python package that Triton's Python backend needs to host it, and that makes its
             files; None where only a backend of Triton's own executes it.
+        package_on_gpus: name of the package that holds its build for CUDA, where that is another.
         native_on: kinds of instance that Triton's own backend of this name executes.
         graphs: ONNX graph that each precision is made from; empty where the files are a
             `torch.export` program of the model itself.
@@ -62,6 +63,7 @@ class RuntimeSpec:
     name: str
     precisions: Mapping[Kind, tuple[Precision, ...]]
     package: str | None = None
+    package_on_gpus: str | None = None
     native_on: Set[Kind] = frozenset()
     graphs: Mapping[Precision, GraphKind] = field(default_factory=dict)
     convert: Callable[[Path, Path], None] | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.artifacts.source_card import SourceCard
-from optimizer.configuration.runtimes import HOSTED_PACKAGE
+from optimizer.configuration.runtimes import HOSTED_PACKAGE, RUNTIMES
 from optimizer.configuration.serving_config import ModelServing, ServingConfig, describe
 from optimizer.errors import storage_errors
 from optimizer.export.bundle.commented_config import Origins, commented
@@ -153,14 +153,16 @@ def required_packages(
     Args:
         installed: versions in the measurement, by package; others are not pinned.
     """
-    hosted = [m.artifact.runtime for m in models if m.artifact.backend == "python"]
-    packages = dict.fromkeys(
-        package for runtime in hosted for package in ("numpy", HOSTED_PACKAGE[runtime])
-    )
+    packages: list[str] = []
+    for model in models:
+        if model.artifact.backend == "python":
+            spec = RUNTIMES[model.artifact.runtime]
+            on_gpus = model.groups[0].kind == "KIND_GPU" and spec.package_on_gpus
+            packages += ["numpy", on_gpus or HOSTED_PACKAGE[spec.name]]
     return tuple(
         # Only its own index has a local version such as 2.13.0+cpu.
         f"{name}=={installed[name].partition('+')[0]}" if name in installed else name
-        for name in packages
+        for name in dict.fromkeys(packages)
     )
 
 
