@@ -277,6 +277,7 @@ def test_a_hub_checkpoint_that_is_out_of_reach(
         builds.prepare_model(replace(MODEL, source=source))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch and its exporter, which run here for once
 def test_weights_too_large_for_one_file_lie_beside_it(
     prepared: PreparedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
