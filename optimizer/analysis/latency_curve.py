@@ -253,18 +253,18 @@ def possibly_cheapest(
     The others cannot serve as much, whatever their levels show, as one of these surely does. Of
     thousands of configurations, few are left to be estimated.
     """
-    kept = set[ServingConfig]()
+    kept = set[int]()
     for limit_ms in limits_ms:
         surely_per_second = 0.0
-        most = {each.config: _most_per_second(each, limit_ms) for each in configurations}
-        for each in sorted(configurations, key=lambda each: most[each.config], reverse=True):
-            if most[each.config] < surely_per_second:
+        most = [_most_per_second(each, limit_ms) for each in configurations]
+        for number in sorted(range(len(most)), key=most.__getitem__, reverse=True):
+            if most[number] < surely_per_second:
                 break
-            kept.add(each.config)
-            within = capacity_within(each, limit_ms)
+            kept.add(number)
+            within = capacity_within(configurations[number], limit_ms)
             if within is not None:
                 surely_per_second = max(surely_per_second, within[0].low)
-    return [each for each in configurations if each.config in kept]
+    return [configurations[number] for number in sorted(kept)]
 
 
 def _most_per_second(configuration: MeasuredConfigurationLevels, limit_ms: float) -> float:

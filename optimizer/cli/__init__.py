@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import signal
 import sys
@@ -21,6 +22,10 @@ from optimizer.errors import OptimizerError, RunError, StorageError
 from optimizer.files.untrusted import printable
 
 INTERRUPTED = 130
+
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000
+"""Python's garbage collector starts after 700 new objects, and goes through those of thousands of
+trials again and again."""
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
@@ -105,6 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     if arguments is None:
         hide_passwords()
+        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     # Whatever the command: the servers that it starts execute the code of models.
     secrets = {name: os.environ.pop(name, None) for name in SECRET_VARIABLES}
     for number in _SIGNALS:

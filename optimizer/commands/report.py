@@ -18,12 +18,14 @@ from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.files.atomic import write_text
 from optimizer.fleet.price_list import price_warning
+from optimizer.machine.blas_threads import one_blas_thread
 from optimizer.report.model_figures import Predicted
 from optimizer.report.study_figures import PredictedCurve
 from optimizer.report.study_markdown import study_markdown
 from optimizer.report.study_outcome import StudyOutcome
 from optimizer.report.study_page import study_page
 from optimizer.report.study_report import StudyReport, finalists
+from optimizer.report.study_sections import sections
 from optimizer.search.level_runner import concurrency
 from optimizer.search.surrogate.idle_models import open_rows
 from optimizer.search.surrogate.point_features import PointFeatures
@@ -45,6 +47,7 @@ class ReportResult:
     report: StudyReport
 
 
+@one_blas_thread()
 def report_study(results: Path, study: str, seed: int = 0) -> ReportResult:
     """Write report.html and report.md into a study's folder.
 
@@ -59,10 +62,10 @@ def report_study(results: Path, study: str, seed: int = 0) -> ReportResult:
     """
     reading = read_study(results, study)
     report = _report(reading, seed)
-    folder = reading.directory.root
+    folder, made = reading.directory.root, sections(report)
     reported = ReportResult(folder / "report.html", folder / "report.md", report)
-    write_text(reported.page, study_page(report))
-    write_text(reported.markdown, study_markdown(report))
+    write_text(reported.page, study_page(report, made))
+    write_text(reported.markdown, study_markdown(report.title, made))
     return reported
 
 

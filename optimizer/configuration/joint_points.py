@@ -119,7 +119,7 @@ class JointPoints:
     ) -> NDArray[np.int64]:
         """Return what the points of each model ask of the server, 0 for None; [models, points]."""
         values = [
-            np.array([option(model.options(tuple(p))) or 0 for p in model.points])
+            np.array([option(model.draft(p).server()) or 0 for p in model.points])
             for model in self.models
         ]
         return np.stack([own[at] for own, at in zip(values, rows, strict=True)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -226,13 +226,10 @@ class ModelSpace:
 
     def serving(self, position: Position) -> ModelServing:
         """Return how the model is served at a valid point."""
-        return self._draft(position).model()
+        return self.draft(position).model()
 
-    def options(self, position: Position) -> ServerOptions:
-        """Return what the point asks of the server itself."""
-        return self._draft(position).server()
-
-    def _draft(self, position: Sequence[int]) -> ServingDraft:
+    def draft(self, position: Sequence[int]) -> ServingDraft:
+        """Return what the model, and what it asks of the server, is made of at a valid point."""
         draft = ServingDraft(self.scope)
         for parameter, at in zip(self.parameters, position, strict=True):
             parameter.definition.put(draft, parameter.values[at])
@@ -241,13 +238,17 @@ class ModelSpace:
     @cached_property
     def _positions(self) -> dict[tuple[ModelServing, ServerOptions], Position]:
         rows = map(tuple, self.points.tolist())
-        drafts = ((self._draft(row), row) for row in rows)
+        drafts = ((self.draft(row), row) for row in rows)
         return {(draft.model(), draft.server()): row for draft, row in drafts}
 
     def position_of(self, model: ModelServing, server: ServerOptions) -> Position | None:
         """Return the valid point that stands for a model as it is served, None without one."""
-        own = server if model.artifact.runtime == "tensorrt" else replace(server, backend_config=())
-        own = own if model.cache else replace(own, cache_bytes=None)
+        own = ServerOptions(
+            server.backend_config if model.artifact.runtime == "tensorrt" else (),
+            server.executions_per_device,
+            server.cache_bytes if model.cache else None,
+            server.client_shared_memory,
+        )
         return self._positions.get((model, own))
 
     def parameter(self, name: str) -> Parameter:
@@ -353,7 +354,7 @@ class ModelSpace:
         artifacts = []
         for key, position in zip(deciding, self._positions_in(rows).tolist(), strict=True):
             if key not in specs:
-                specs[key] = self._draft(position).model().artifact
+                specs[key] = self.draft(position).model().artifact
             artifacts.append(specs[key])
         return artifacts
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -102,12 +101,12 @@ def _put_max_batch_size(draft: ServingDraft, value: int) -> None:
 def _put_preferred_sizes(draft: ServingDraft, value: Value) -> None:
     if draft.batching is not None:
         sizes = preferred_sizes(value, draft.max_batch_size)
-        draft.batching = replace(draft.batching, preferred_batch_sizes=sizes)
+        draft.batching = Batching(sizes, draft.batching.max_queue_delay_us)
 
 
 def _put_queue_delay(draft: ServingDraft, value: int) -> None:
     if draft.batching is not None:
-        draft.batching = replace(draft.batching, max_queue_delay_us=value)
+        draft.batching = Batching(draft.batching.preferred_batch_sizes, value)
 
 
 def _put_instance_count(draft: ServingDraft, value: Value) -> None:

@@ -145,11 +145,11 @@ class SearchSpace:
     def config(self, position: Position) -> ServingConfig:
         """Return the configuration that a valid point stands for."""
         if position not in self._configs:
-            own = [(model, position[columns]) for model, columns in self.columns()]
-            options = [model.options(at) for model, at in own]
+            drafts = [model.draft(position[columns]) for model, columns in self.columns()]
+            options = [draft.server() for draft in drafts]
             backends = sorted({each for o in options for each in o.backend_config})
             self._configs[position] = ServingConfig(
-                models=tuple(model.serving(at) for model, at in own),
+                models=tuple(draft.model() for draft in drafts),
                 graph=self.graph,
                 server=ServerOptions(
                     tuple(backends),

@@ -185,14 +185,12 @@ def _joined(path: str, name: str) -> str:
 @cache
 def _ranges_of(kind: type) -> tuple[tuple[str, bool, bool], ...]:
     """Return name, whether it must be above 0, and at least 0, of each field of a dataclass."""
-    return tuple(
-        (
-            field.name,
-            _ABOVE_ZERO.fullmatch(field.name) is not None,
-            _NOT_NEGATIVE.fullmatch(field.name) is not None,
-        )
-        for field in fields(kind)
-    )
+    return tuple((field.name, *range_of(field.name)) for field in fields(kind))
+
+
+def range_of(name: str) -> tuple[bool, bool]:
+    """Return whether a number of this name must be above 0, and whether it must be at least 0."""
+    return _ABOVE_ZERO.fullmatch(name) is not None, _NOT_NEGATIVE.fullmatch(name) is not None
 
 
 def fits_in_64_bits(number: int) -> bool:

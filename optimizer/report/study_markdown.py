@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from optimizer.report.study_report import StudyReport
-from optimizer.report.study_sections import ReportSection, sections
+from optimizer.report.study_sections import ReportSection
 from optimizer.report.table import Table
 
 _LEFT_OUT = ("trials",)
 """Sections that only a page has room for."""
 
 
-def study_markdown(report: StudyReport) -> str:
+def study_markdown(title: str, sections: Iterable[ReportSection]) -> str:
     """Return GitHub's Markdown; texts from elsewhere are escaped."""
-    lines = [f"# {_plain(report.title)}"]
-    for section in sections(report):
+    lines = [f"# {_plain(title)}"]
+    for section in sections:
         if section.anchor not in _LEFT_OUT and (own := list(_section(section))):
             lines += ["", f"## {_plain(section.title)}", *own]
     return "\n".join(lines) + "\n"

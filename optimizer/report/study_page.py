@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 
 from optimizer.report.page import page
 from optimizer.report.study_report import StudyReport
-from optimizer.report.study_sections import sections
+from optimizer.report.study_sections import ReportSection
 
 _FILTERED_FROM = 20
 """Rows of a table above which it can be filtered."""
 
 
-def study_page(report: StudyReport) -> str:
+def study_page(report: StudyReport, sections: Sequence[ReportSection]) -> str:
     """Return HTML in one file."""
-    made = sections(report)
     values = {
         "title": report.title,
-        "sections": made,
+        "sections": sections,
         "space_content": report.space_content,
         "filtered_from": _FILTERED_FROM,
     }
     charts = {
-        f"{section.anchor}/{name}": draw() for section in made for name, draw in section.charts
+        f"{section.anchor}/{name}": draw() for section in sections for name, draw in section.charts
     }
     values["captions"] = {name: _without_title(chart) for name, chart in charts.items()}
     return page("study.html", values, charts)

@@ -94,7 +94,8 @@ def saturated_levels(
     shape = [len(p.values) for p in space.parameters if p.name not in _QUEUE_PARAMETERS]
     codes = np.ravel_multi_index(tuple(points[:, matters].T), shape)
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    servings = [(space.serving(p), space.options(p)) for p in map(tuple, points[first].tolist())]
+    drafts = map(space.draft, points[first].tolist())
+    servings = [(draft.model(), draft.server()) for draft in drafts]
     levels = [(execution_layout(model, server), model.max_batch_size) for model, server in servings]
     distinct = {level: index for index, level in enumerate(dict.fromkeys(levels))}
     return np.array([distinct[level] for level in levels])[inverse], list(distinct)

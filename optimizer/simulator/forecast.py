@@ -179,8 +179,9 @@ class ModelForecaster(Forecaster):
             slowdown = _slowdown(old_curve, curve)
             if slowdown is not None:
                 return estimate.times(1 / slowdown)
-        model, options = target.model.serving(position), target.model.options(position)
-        concurrency = self._concurrency(ServingConfig((model,), server=options))
+        draft = target.model.draft(position)
+        model = draft.model()
+        concurrency = self._concurrency(ServingConfig((model,), server=draft.server()))
         estimate = self._simulate(model, curve, target.stream, concurrency)
         self._estimates[key] = curve, estimate
         return estimate

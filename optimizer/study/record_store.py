@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from optimizer.configuration.model_graph import NO_GRAPH
 from optimizer.errors import DamagedStudyError, StorageError
 from optimizer.files.atomic import write_text
-from optimizer.files.untrusted import check_ranges, is_safe_name, parse_json, read_bytes
+from optimizer.files.untrusted import is_safe_name, read_bytes
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import SCHEMA_VERSION, TrialRecord
 from optimizer.space_file.section import first_mistake
+from optimizer.study.record_json import record_from_json, record_to_json
 
 _PERCENTILES = {50.0, 95.0, 99.0}
 """Latency percentiles that every level with a reply has."""
 
 
 class _Versioned(BaseModel):
-    """The part of a record that is read before its version is known."""
+    """The part that records of all versions have."""
 
-    model_config = ConfigDict(defer_build=True)  # `status` reads no record as a rule
+    model_config = ConfigDict(defer_build=True)  # it is asked only of what is no record
     schema_version: int
-
-
-@cache
-def _json() -> TypeAdapter[TrialRecord]:
-    return TypeAdapter(TrialRecord)
 
 
 class RecordStore:
@@ -47,9 +42,7 @@ class RecordStore:
 
     def write(self, record: TrialRecord) -> None:
         """Write a record. Raises StorageError."""
-        # Indented, it would be twice as long.
-        text = _json().dump_json(record).decode()
-        write_text(self._path(record.number), text + "\n")
+        write_text(self._path(record.number), record_to_json(record) + "\n")
 
     def __len__(self) -> int:
         """Return the number of records, without reading them."""
@@ -78,15 +71,7 @@ class RecordStore:
 
     def _read(self, path: Path) -> TrialRecord:
         try:
-            data = parse_json(read_bytes(path))
-            version = _Versioned.model_validate(data).schema_version
-            if version != SCHEMA_VERSION:
-                raise StorageError(
-                    f"{path}: schema version must be {SCHEMA_VERSION}, got {version}; this study "
-                    "was written by another version of the optimizer: start a new one with "
-                    "--study NEW"
-                )
-            record = _json().validate_python(data)
+            record = _of_this_version(read_bytes(path), path)
             _check_record(record, path)
             if self._scored and record.outcome == "ok" and record.score is None:
                 raise ValueError("outcome must not be ok without a score")
@@ -99,9 +84,28 @@ class RecordStore:
         return record
 
 
+def _of_this_version(content: bytes, path: Path) -> TrialRecord:
+    """Return the record in JSON. Raises StorageError for one of another version of the schema."""
+    try:
+        record = record_from_json(content)
+    except ValidationError:
+        # One of another version may have other fields.
+        _require_this_version(_Versioned.model_validate_json(content).schema_version, path)
+        raise
+    _require_this_version(record.schema_version, path)
+    return record
+
+
+def _require_this_version(version: int, path: Path) -> None:
+    if version != SCHEMA_VERSION:
+        raise StorageError(
+            f"{path}: schema version must be {SCHEMA_VERSION}, got {version}; this study was "
+            "written by another version of the optimizer: start a new one with --study NEW"
+        )
+
+
 def _check_record(record: TrialRecord, path: Path) -> None:
     """Raise ValueError for a record that no run can have written."""
-    check_ranges(record)
     if path.stem != f"{record.number:05}":
         raise ValueError(f"number must be that of the file, got {record.number}")
     refuse_unsafe_names(

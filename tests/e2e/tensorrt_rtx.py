@@ -127,9 +127,14 @@ class Layer:
         return self.name.startswith(FUSED_ATTENTION)
 
     @property
+    def reads_int8(self) -> bool:
+        """Whether one of the inputs is INT8."""
+        return "Datatype: Int8" in self.inputs
+
+    @property
     def multiplies_int8(self) -> bool:
         """Whether inputs and weights are INT8."""
-        return "Datatype: Int8" in self.inputs and "Datatype: Int8" in self.constants
+        return self.reads_int8 and "Datatype: Int8" in self.constants
 
 
 def layers(log: str) -> Iterator[Layer]:
