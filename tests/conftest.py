@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from optimizer.machine.blas_threads import one_blas_thread
 
 # A shared machine is slow at times, so an example has no deadline of its own. Continuous
 # integration draws the same examples in every run.
@@ -28,10 +31,12 @@ WITHOUT_LOAD = {
     "test_cluster.py",
     "test_dashboard.py",
     "test_doctor.py",
+    "test_embedded_gpu.py",
     "test_evaluator.py",
     "test_export.py",
     "test_faults.py",
     "test_gate.py",
+    "test_graph_memory.py",
     "test_guided.py",
     "test_init_from.py",
     "test_int8_accuracy.py",
@@ -63,6 +68,13 @@ WITHOUT_LOAD = {
     "test_winner.py",
 }
 """Of those suites, the files that judge answers, messages, pages and what is left, but no times."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As the commands do, which tests go round."""
+    limits = ExitStack()
+    limits.enter_context(one_blas_thread())
+    config.add_cleanup(limits.close)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,6 +20,7 @@ from optimizer.analysis.unmeasured_configurations import Unmeasured
 from optimizer.commands.protocols import require_one_limit
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_text
+from optimizer.machine.blas_threads import one_blas_thread
 from optimizer.machine.slots import Slot
 from optimizer.report.pareto_page import pareto_page
 from optimizer.search.level_runner import concurrency
@@ -44,6 +45,7 @@ class ParetoOptions:
     results: Path = Path("results")
 
 
+@one_blas_thread()
 def latency_costs(options: ParetoOptions) -> tuple[LatencyCosts, Path]:
     """Compute the cost of each limit; return it and the page that shows it.
 

@@ -29,6 +29,7 @@ from optimizer.fleet.price_rules import (
 )
 from optimizer.fleet.recommendation import Recommendation, recommend, studies_with_gpu
 from optimizer.load.user_load_file import LoadTestJob, read_job
+from optimizer.machine.blas_threads import one_blas_thread
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.reader import Space
@@ -135,6 +136,7 @@ class _Terms:
     accepted: tuple[str, ...]
 
 
+@one_blas_thread()
 def recommend_instances(options: RecommendOptions, watch: Watcher) -> Recommendation:
     """Rank the instance types of studies, after a search on this machine if one is wanted.
 

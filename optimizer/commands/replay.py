@@ -14,6 +14,7 @@ from optimizer.files.owned_names import temporary_folder
 from optimizer.files.shipped import shipped
 from optimizer.fleet.published_claims import PUBLISHED
 from optimizer.load.capacity import CapacityProtocol
+from optimizer.machine.blas_threads import one_blas_thread
 from optimizer.machine.slots import local_slot
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.lent_calibration import prior_of
@@ -90,6 +91,7 @@ def open_table(name: str) -> RecordedTable:
     raise UsageError(f"TABLE must be a file or one of {names}; got {name!r}")
 
 
+@one_blas_thread()
 def replay_table(  # noqa: PLR0913 - one argument for each option of the command
     table: RecordedTable,
     sampler: str,

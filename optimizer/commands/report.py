@@ -18,6 +18,7 @@ from optimizer.configuration.parameter_definition import label
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.files.atomic import write_text
 from optimizer.fleet.price_list import price_warning
+from optimizer.machine.blas_threads import one_blas_thread
 from optimizer.report.model_figures import Predicted
 from optimizer.report.study_figures import PredictedCurve
 from optimizer.report.study_markdown import study_markdown
@@ -46,6 +47,7 @@ class ReportResult:
     report: StudyReport
 
 
+@one_blas_thread()
 def report_study(results: Path, study: str, seed: int = 0) -> ReportResult:
     """Write report.html and report.md into a study's folder.
 

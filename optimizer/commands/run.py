@@ -32,6 +32,7 @@ from optimizer.export.bundle.repository import (
     write_model_repository,
 )
 from optimizer.files.shipped import shipped
+from optimizer.machine.blas_threads import one_blas_thread
 from optimizer.machine.fingerprint import Machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
@@ -121,6 +122,7 @@ class RunResult:
     was_finished: bool
 
 
+@one_blas_thread()
 def run_study(options: RunOptions, watch: Watcher) -> RunResult:
     """Start or resume a study, and run it to its end."""
     started = time.monotonic()

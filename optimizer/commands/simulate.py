@@ -8,6 +8,7 @@ from pathlib import Path
 
 from optimizer.analysis.study_reading import read_study
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.machine.blas_threads import one_blas_thread
 from optimizer.measurement.level import floor_per_second
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.level_runner import concurrency
@@ -89,6 +90,7 @@ class SimulateResult:
     measured: TrialRecord | None
 
 
+@one_blas_thread()
 def simulate_configuration(options: SimulateOptions) -> SimulateResult:
     """Predict one configuration from what a study has measured of others.
 

@@ -450,6 +450,7 @@ def test_a_server_that_is_gone_is_a_failure_of_the_server(serving: Serving) -> N
         served.control.load("bert", asked(serving, serving.config()), 10.0)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_during_the_accuracy_gate_costs_no_artefact(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

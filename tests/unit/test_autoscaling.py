@@ -79,6 +79,7 @@ def test_some_instances_are_always_there() -> None:
     assert set(found.serving) == {3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("low", "high"), [(700.0, 1050.0), (600.0, 1260.0), (300.0, 1400.0)])
 def test_late_shares_are_those_of_the_batcher_itself(low: float, high: float) -> None:
     """One instance through an hour of rise and fall, below and above its saturation.

@@ -35,6 +35,7 @@ def space_with_prices(folder: Path, **prices: object) -> Path:
     return tiny.write_space(folder, content)
 
 
+@pytest.mark.slow
 def test_a_run_imports_ray_only_with_the_option() -> None:
     code = (
         "import sys, optimizer, optimizer.api, optimizer.cli.run, optimizer.commands.trial_site\n"

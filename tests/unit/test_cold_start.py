@@ -215,6 +215,7 @@ def test_a_load_that_the_client_did_not_send_on_time_is_told() -> None:
     assert "without model_warmup: the load generator fell 20.0 ms behind" in table.notes[-1]
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_and_the_plan_tell_the_measured_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

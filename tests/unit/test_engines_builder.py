@@ -131,6 +131,7 @@ def prepared(folder: Path, cache_root: Path, gpu: Gpu = A10G) -> tuple[Prepared,
     return found, [text for text in told if text.endswith("reads the graph")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("beside")
 def test_a_second_search_builds_no_engine(cache_root: Path, tmp_path: Path) -> None:
     first, builds = prepared(tmp_path / "first", cache_root)

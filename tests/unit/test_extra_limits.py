@@ -57,6 +57,7 @@ FACTORS = {
 """Of the limit that was searched for."""
 
 
+@pytest.mark.slow
 def test_the_truth_is_mostly_within_the_interval() -> None:
     all_seen = [
         each
@@ -149,6 +150,7 @@ def extra(server: SimulatedServer, factor: float, seeds: int) -> Iterator[tuple[
         yield abs(measured.capacity_per_second / truth - 1), inside
 
 
+@pytest.mark.slow
 def test_the_capacity_within_a_extra_limit_is_close_to_the_truth() -> None:
     names = ("M/D/2, slow", "batches of 16, tight", "two of batches of 8")
     factors = {"batches of 16, tight": (0.8, 1.25)}

@@ -102,6 +102,7 @@ def test_only_a_sampler_that_calibrates_takes_service_times(tmp_path: Path) -> N
         run_study(options, lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_replay_with_a_prior_calibrates_less_and_says_what_it_saves() -> None:
     events: list[Event] = []
     alone = replay_table(TABLE, "guided", 0, 5, lambda _: None)
@@ -111,6 +112,7 @@ def test_a_replay_with_a_prior_calibrates_less_and_says_what_it_saves() -> None:
     assert any("0 calibration runs instead of 6, which saves about" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_the_command_compares_the_searches_with_and_without(tmp_path: Path) -> None:
     paths = []
     for name, table in (("own", TABLE), ("other", OTHER)):

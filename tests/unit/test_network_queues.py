@@ -80,6 +80,7 @@ def sojourn(
     return np.asarray((1 - probability) * served + probability * both)
 
 
+@pytest.mark.slow
 def test_95th_percentile_in_a_tandem_of_several_servers() -> None:
     """Burke 1969: the times in the first and the last of three are independent of the others."""
     stages = ((1.9, 2), (1.0, 1), (2.6, 3))

@@ -146,6 +146,7 @@ def test_what_was_not_measured_and_is_predicted_to_be_much_cheaper_is_said(tmp_p
     assert '"symbol":"triangle-up-open"' in (tmp_path / "made-up" / "pareto.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_measured_already_is_not_predicted(tmp_path: Path) -> None:
     best = [(SPACE.config(SPACE.at(row)), HIGH) for row in range(len(SPACE))]
     calibrate(study(tmp_path, best))

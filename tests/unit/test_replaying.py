@@ -40,6 +40,7 @@ def test_every_sampler_searches_a_table(sampler: str) -> None:
     assert seconds[0] > found.calibration_seconds
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same() -> None:
     for sampler in ("guided", "random"):
         one, two = (replayed(sampler, seed=3) for _ in range(2))
@@ -81,6 +82,7 @@ def test_the_calibration_comes_before_the_search() -> None:
     assert phases == ["calibrate", "search"]
 
 
+@pytest.mark.slow
 def test_replay_prints_what_was_found_and_how_soon(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     write_table(path, TABLE)

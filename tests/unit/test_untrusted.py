@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 import os
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
