@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special
-from threadpoolctl import threadpool_limits
 
 from optimizer.simulator.execution_layout import ExecutionLayout
 from optimizer.simulator.service_curve import SPREAD
@@ -117,12 +116,10 @@ class Regression:
         self._level = float(np.mean((self._log_ms - expected)[here if here.any() else ~here]))
         self._parts = covariance(self._rows, self._rows)
         noise = _Noise.of(observations)
-        # Of a few hundred rows: more threads would wait for each other on a busy machine.
-        with threadpool_limits(1, user_api="blas"):
-            latent = self._fit(noise.covariance(RUN_SD), self._prior(self._rows, self._level))
-            run_sd = self._likeliest(noise)
-            if run_sd != RUN_SD:
-                self._fit(noise.covariance(run_sd), latent)
+        latent = self._fit(noise.covariance(RUN_SD), self._prior(self._rows, self._level))
+        run_sd = self._likeliest(noise)
+        if run_sd != RUN_SD:
+            self._fit(noise.covariance(run_sd), latent)
 
     def pairs(self, layout: ExecutionLayout) -> dict[str, float]:
         """Return the logarithm by which an execution of each other model slows one down.
