@@ -16,6 +16,7 @@ _SHARE: dict[Precision, float] = {
     "fp16": 0.5,
     "int8": 1.0,
     "int8_dynamic": 1.0,
+    "int8_attention": 1.0,
     "as_deployed": 1.0,
 }
 """Size of a file relative to the FP32 graph; INT8 graphs may keep the weights in FP32."""

@@ -10,6 +10,7 @@ from optimizer.artifacts.datasets import ModelInputs, model_inputs, rows_digest
 from optimizer.artifacts.graphs.half_precision import to_bf16, to_fp16
 from optimizer.artifacts.graphs.int8 import (
     SIGNED,
+    SIGNED_ATTENTION,
     UNSIGNED,
     UNSIGNED_7_BITS,
     to_int8,
@@ -27,9 +28,11 @@ _RECIPES: dict[GraphKind, int] = {
     "fp16": 2,
     "bf16": 2,
     "int8_s8s8": 3,
+    "int8_s8s8_attention": 1,
     "int8_u8s8": 3,
     "int8_u8s7": 2,
     "int8_trt": 2,
+    "int8_trt_attention": 1,
     "int8_weights": 1,
     "int8_dynamic": 1,
     "int8_dynamic_s7": 1,
@@ -41,15 +44,18 @@ _MADE_FROM: dict[GraphKind, GraphKind] = {
     "fp16": "fp32",
     "bf16": "fp32",
     "int8_s8s8": "fp32",
+    "int8_s8s8_attention": "fp32",
     "int8_u8s8": "fp32",
     "int8_u8s7": "fp32",
     "int8_trt": "int8_s8s8",
+    "int8_trt_attention": "int8_s8s8_attention",
     "int8_weights": "fp32",
     "int8_dynamic": "fp32",
     "int8_dynamic_s7": "fp32",
 }
 _SCHEMES: dict[GraphKind, Int8Scheme] = {
     "int8_s8s8": SIGNED,
+    "int8_s8s8_attention": SIGNED_ATTENTION,
     "int8_u8s8": UNSIGNED,
     "int8_u8s7": UNSIGNED_7_BITS,
 }
@@ -143,7 +149,7 @@ class PrecisionGraphs:
                     source.path, into, self._request, seven_bits=kind == "int8_dynamic_s7"
                 )
                 return {INT8_SHARE: share}
-            case "int8_trt":
+            case "int8_trt" | "int8_trt_attention":
                 to_int8_tensorrt(source.path, into)
         return source.facts
 

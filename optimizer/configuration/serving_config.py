@@ -11,12 +11,13 @@ from optimizer.configuration.runtimes import Runtime
 from optimizer.configuration.runtimes.spec import Kind, Precision
 
 PRECISION_RANK: dict[Precision, int] = {
-    "int8": 0,
-    "int8_dynamic": 1,
-    "bf16": 2,
-    "fp16": 3,
-    "fp32": 4,
-    "as_deployed": 5,
+    "int8_attention": 0,
+    "int8": 1,
+    "int8_dynamic": 2,
+    "bf16": 3,
+    "fp16": 4,
+    "fp32": 5,
+    "as_deployed": 6,
 }
 """A higher rank keeps more of the reference's accuracy; it breaks ties of equal cost."""
 

@@ -44,7 +44,10 @@ def memory_limit_bytes(proc: Path = _PROC) -> int | None:
 
 
 def free_memory_bytes(proc: Path = _PROC) -> int | None:
-    """Return the unused part of the memory limit; None without a limit."""
+    """Return the unused part of the memory limit; None without a limit.
+
+    Cached files are unused: the kernel drops them where the memory is needed.
+    """
     return min((limit - used for limit, used in _memory(proc)), default=None)
 
 
@@ -63,18 +66,30 @@ def _quota(group: Path) -> float | None:
 
 
 def _memory(proc: Path) -> Iterator[tuple[int, int]]:
-    """Yield limit and use of every group with a limit, in bytes."""
+    """Yield limit and use of every group with a limit, in bytes, without cached files."""
     names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
     for group in _groups("memory", proc):
         for limit_file, used_file in names:
             limit, used = _integer(_text(group / limit_file)), _integer(_text(group / used_file))
             if limit is not None:
-                yield limit, used or 0
+                yield limit, max(0, (used or 0) - _cached_files(group))
+
+
+def _cached_files(group: Path) -> int:
+    """Return the bytes of files that a group and its children have in memory."""
+    counts = _counts(group / "memory.stat")
+    # Version 1 counts the group itself under the names that are totals in version 2.
+    names = ("inactive_file", "active_file")
+    return sum(counts.get(f"total_{name}", counts.get(name, 0)) for name in names)
+
+
+def _counts(file: Path) -> dict[str, int]:
+    lines = _text(file).splitlines()
+    return {name: int(count) for name, _, count in (line.partition(" ") for line in lines)}
 
 
 def _throttling(group: Path) -> Throttling:
-    lines = _text(group / "cpu.stat").splitlines()
-    counts = {name: int(count) for name, _, count in (line.partition(" ") for line in lines)}
+    counts = _counts(group / "cpu.stat")
     seconds = counts.get("throttled_usec", 0) / 1e6 + counts.get("throttled_time", 0) / 1e9
     return Throttling(counts.get("nr_throttled", 0), seconds)
 

@@ -373,7 +373,7 @@ class PreparePhase:
 
 def refusal(spec: ArtifactSpec, model: ModelSpec, hardware: Hardware) -> str | None:
     """Return why an artefact is not built at all; None where it is."""
-    calibrated = spec.precision == "int8"
+    calibrated = spec.precision in {"int8", "int8_attention"}
     in_int8 = calibrated or spec.precision == "int8_dynamic"
     if in_int8 and model.int8_is_a_guess(calibrated=calibrated):
         needed = "calibration and evaluation data" if calibrated else "evaluation data"

@@ -111,7 +111,8 @@ def test_the_maker_is_a_library_with_its_version(built: Built) -> None:
 def test_int8_tells_its_share_of_the_arithmetic(built: Built) -> None:
     share = built.entry.facts.get("int8_share")
     assert (share is not None) == built.spec.precision.startswith("int8")
-    assert share is None or 0.8 < share < 1
+    assert share is None or 0.8 < share <= 1
+    assert (share == 1) == (built.spec.precision == "int8_attention"), "all of BERT is products"
 
 
 def test_files_name_no_path_of_this_machine_and_hold_no_pickle(built: Built) -> None:

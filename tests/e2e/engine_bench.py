@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +26,20 @@ from tests.e2e.engine_models import model_spec
 GPUS = {"T4": (7, 5), "A100": (8, 0), "A10G": (8, 6), "L4": (8, 9)}
 """Compute capabilities."""
 
-_AMPERE_ON = ("A100", "A10G", "L4")
-BUILT_FOR: Mapping[Precision, tuple[str, ...]] = {
-    "fp32": _AMPERE_ON,  # TensorRT has FP32 products for a T4, TensorRT for RTX has none
-    "fp16": ("T4", *_AMPERE_ON),
-    "bf16": _AMPERE_ON,  # a T4 has no BF16
-    "int8": ("T4", *_AMPERE_ON),
-}
-"""GPUs of each precision. One build is for all of them, and takes no longer than for one."""
+Gpus = tuple[str, ...]
+"""GPUs that one build is for, which takes no longer than for one of them."""
+
+_T4: Gpus = ("T4",)
+_AMPERE_ON: Gpus = ("A100", "A10G", "L4")
+BUILDS: Sequence[tuple[Precision, Gpus]] = (
+    ("fp32", _AMPERE_ON),  # TensorRT has FP32 products for a T4, TensorRT for RTX has none
+    ("fp16", _T4 + _AMPERE_ON),
+    ("bf16", _AMPERE_ON),  # a T4 has no BF16
+    # An engine has only what all of its GPUs have, and a T4 has no INT8 convolutions there.
+    ("int8", _T4),
+    ("int8", _AMPERE_ON),
+)
+"""The engines of each model."""
 
 _PRODUCTS = {"Conv", "Gemm", "MatMul"}
 
@@ -43,7 +49,7 @@ class BuiltEngine:
     """What the builder made of one graph.
 
     Attributes:
-        attentions: layers that are a whole attention.
+        attentions: layers that are a whole attention; `int8_attentions` of them in INT8.
         products: nodes that multiply by constant weights; `int8_products` of them in INT8.
         may_overflow: whether the builder warns of averages in FP16.
     """
@@ -51,6 +57,7 @@ class BuiltEngine:
     cpu_seconds: float
     plan_bytes: int
     attentions: int
+    int8_attentions: int
     products: int
     int8_products: int
     may_overflow: bool
@@ -68,20 +75,20 @@ class EngineBench:
     builds: BuildProcess
     folder: Path
 
-    def build(self, name: str, precision: Precision) -> BuiltEngine:
-        """Build an engine of a model as `run` does on a machine with an A10G.
+    def build(self, name: str, precision: Precision, gpus: Gpus) -> BuiltEngine:
+        """Build an engine of a model as `run` does on a machine with the first of the GPUs.
 
         Raises:
             BuildFailure: where we refuse the graph before the build, or NVIDIA's code in it.
         """
         model = model_spec(name, Path(mkdtemp(dir=self.folder)))
         self.builds.export_graph(model)
-        gpu = Gpu("GPU-0", "NVIDIA A10G", GPUS["A10G"], 23028)
+        gpu = Gpu("GPU-0", f"NVIDIA {gpus[0]}", GPUS[gpus[0]], 15360)
         settings = EngineSettings("local", "", gpu, workspace_mib=4096)
         context = BuildContext(model, self.cache, settings)
         sizes = EngineProfile(4, 8) if model.payloads.batched else EngineProfile(1, 1)
         spec = ArtifactSpec(model.name, "tensorrt", "tensorrt", precision, sizes)
-        with self._nvidia_builder(precision):
+        with self._nvidia_builder(gpus):
             engine = TensorRtBuilder().entry(spec, context).path
         log = (engine / tensorrt_rtx.LOG_FILE).read_text()
         layers = list(tensorrt_rtx.layers(log))
@@ -91,17 +98,18 @@ class EngineBench:
             tensorrt_rtx.cpu_seconds(log),
             (engine / "model.plan").stat().st_size,
             sum(each.is_attention for each in layers),
+            sum(each.is_attention and each.reads_int8 for each in layers),
             len(products),
             len(products & in_int8),
             "may cause overflow" in log,
         )
 
     @contextmanager
-    def _nvidia_builder(self, precision: Precision) -> Iterator[None]:
+    def _nvidia_builder(self, gpus: Gpus) -> Iterator[None]:
         """Have this process and its children find NVIDIA's builder as `tensorrt`."""
-        packages = self.folder / precision
+        packages = self.folder / "-".join(gpus)
         if not packages.exists():
-            tensorrt_rtx.install(packages, [GPUS[gpu] for gpu in BUILT_FOR[precision]])
+            tensorrt_rtx.install(packages, [GPUS[gpu] for gpu in gpus])
         # Not replaced: packages that are imported meanwhile may add folders of their own.
         sys.path.insert(0, str(packages))
         try:

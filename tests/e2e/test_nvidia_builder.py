@@ -22,7 +22,7 @@ from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure
 from tests.e2e import tensorrt_rtx
-from tests.e2e.engine_bench import BUILT_FOR, GPUS, EngineBench, engine_bench
+from tests.e2e.engine_bench import BUILDS, GPUS, EngineBench, Gpus, engine_bench
 from tests.e2e.engine_models import MODELS
 from tests.unit.engines import recipe
 from tests.unit.test_tensorrt_rules import (
@@ -48,35 +48,37 @@ class Expected:
 
     Attributes:
         attentions: that are fused in FP16, BF16 and INT8; in FP32 none is.
-        int8: products with constant weights that are in INT8, of how many.
+        products: products with constant weights, all of which are in INT8.
+        on_t4: how many of them on a T4, where TensorRT for RTX has no INT8 convolutions.
         refused: part of the message, by precision.
     """
 
     attentions: int = 0
-    int8: tuple[int, int] = (0, 0)
+    products: int = 0
+    on_t4: int | None = None
     refused: Mapping[Precision, str] = field(default_factory=dict)
 
 
 _NO_BRANCH: Mapping[Precision, str] = dict.fromkeys(
-    BUILT_FOR, "tScope.getType() != ScopeType::kUNDEFINED"
+    ("fp32", "fp16", "bf16"), "tScope.getType() != ScopeType::kUNDEFINED"
 )
 
 EXPECTED: Mapping[str, Expected] = {
-    "BERT": Expected(4, (26, 26)),
-    "BERT-large, 2 of 24 layers": Expected(2, (14, 14)),
-    "DistilBERT": Expected(2, (14, 14)),
-    "RoBERTa": Expected(1, (8, 8)),
-    "DistilGPT-2": Expected(2, (9, 9)),
-    "ViT": Expected(1, (7, 8)),  # not the convolution that makes patches
-    "ResNet": Expected(0, (1, 7)),  # convolutions stay in FP16
-    "file type": Expected(0, (2, 3)),
-    "detector": Expected(0, (0, 64)),
-    "text direction": Expected(0, (1, 54)),
-    "text recognition": Expected(2, (9, 47)),
+    "BERT": Expected(4, 26),
+    "BERT-large, 2 of 24 layers": Expected(2, 14),
+    "DistilBERT": Expected(2, 14),
+    "RoBERTa": Expected(1, 8),
+    "DistilGPT-2": Expected(2, 9),
+    "ViT": Expected(1, 8, on_t4=7),
+    "ResNet": Expected(0, 7, on_t4=1),
+    "file type": Expected(0, 3, on_t4=2),
+    "detector": Expected(0, 64, on_t4=0),
+    "text direction": Expected(0, 54, on_t4=1),
+    "text recognition": Expected(2, 47, on_t4=9),
     # Its branches; and its products are in them, where none is quantised.
     "voice activity": Expected(refused={**_NO_BRANCH, "int8": "the graph must have a Conv, Gemm"}),
-    "voice activity without a rate": Expected(0, (0, 6)),
-    "MiniLM, trained weights": Expected(6, (36, 36)),
+    "voice activity without a rate": Expected(0, 6, on_t4=0),
+    "MiniLM, trained weights": Expected(6, 36),
 }
 
 
@@ -87,20 +89,32 @@ def bench(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield bench
 
 
-@pytest.mark.parametrize("precision", BUILT_FOR)
+@pytest.mark.parametrize(
+    ("precision", "gpus"), BUILDS, ids=[f"{precision}-{gpus[0]}" for precision, gpus in BUILDS]
+)
 @pytest.mark.parametrize("name", MODELS)
-def test_an_engine_is_built_or_refused(bench: EngineBench, name: str, precision: Precision) -> None:
+def test_an_engine_is_built_or_refused(
+    bench: EngineBench, name: str, precision: Precision, gpus: Gpus
+) -> None:
     expected = EXPECTED[name]
     if precision in expected.refused:
         with pytest.raises(BuildFailure) as refused:
-            bench.build(name, precision)
+            bench.build(name, precision, gpus)
         assert expected.refused[precision] in str(refused.value)
         return
-    engine = bench.build(name, precision)
+    engine = bench.build(name, precision, gpus)
     assert not engine.may_overflow
     assert engine.attentions == (0 if precision == "fp32" else expected.attentions)
+    assert engine.int8_attentions == 0
     if precision == "int8":
-        assert (engine.int8_products, engine.products) == expected.int8
+        on_t4 = gpus == ("T4",) and expected.on_t4 is not None
+        in_int8 = expected.on_t4 if on_t4 else expected.products
+        assert (engine.int8_products, engine.products) == (in_int8, expected.products)
+
+
+def test_an_attention_in_int8_is_fused_too(bench: EngineBench) -> None:
+    engine = bench.build("BERT", "int8_attention", tuple(GPUS))
+    assert engine.int8_attentions == engine.attentions == EXPECTED["BERT"].attentions
 
 
 class Script:
@@ -195,6 +209,33 @@ def test_what_cannot_be_built_for_a_t4(
     """FP32 is a limit of TensorRT for RTX alone."""
     assert script.build(model, gpu="T4") == 1
     assert reason in messages(capsys)[-1]["failure"]
+
+
+_HEADER = '<ir_version: 9, opset_import: ["": 20]> '
+NONZERO = "graph (float[batch, 4, 8] x) => (int64[3, n] y) { y = NonZero(x) }"
+NMS = """graph (float[batch, 4, 8] x) => (int64[n, 3] y) {
+    sizes = Constant<value_ints = [4, 4]>()
+    boxes, turned = Split<axis = 2>(x, sizes)
+    scores = Transpose<perm = [0, 2, 1]>(turned)
+    most = Constant<value_int = 2>()
+    y = NonMaxSuppression(boxes, scores, most)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("graph", "reason"),
+    [
+        (NONZERO, "NonZero plugin creator version 1 was not found"),
+        (NMS, "has no runners that implement it"),
+    ],
+    ids=["NonZero", "NMS"],
+)
+def test_what_tensorrt_for_rtx_alone_cannot_build(
+    script: Script, graph: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.build(onnx.parser.parse_model(_HEADER + graph)) == 1
+    assert reason in messages(capsys)[-1]["failure"]
+    assert broken_rules(script.folders[0] / "model.onnx") == []
 
 
 STRICTER: Mapping[str, str] = {

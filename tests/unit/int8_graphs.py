@@ -20,7 +20,9 @@ from optimizer.workload.streams import Tensors
 WIDTH, INNER, LENGTH = 32, 64, 8
 
 OVERFLOWING = (
-    {"int8_s8s8", "int8_u8s8", "int8_trt"} if overflows_in_int8(cpu_flags()) else frozenset()
+    {"int8_s8s8", "int8_u8s8", "int8_trt", "int8_trt_attention"}
+    if overflows_in_int8(cpu_flags())
+    else frozenset()
 )
 """Graphs whose sums overflow on this processor; none of them is served on it."""
 

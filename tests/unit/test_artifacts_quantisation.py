@@ -16,6 +16,7 @@ from optimizer.artifacts.accuracy import compare
 from optimizer.artifacts.graphs import arithmetic, calibration, smoothing
 from optimizer.artifacts.graphs.int8 import (
     SIGNED,
+    SIGNED_ATTENTION,
     UNSIGNED,
     UNSIGNED_7_BITS,
     to_int8,
@@ -145,6 +146,22 @@ def test_attention_and_residual_additions_stay_in_floating_point(
     assert list(nodes["residual"].input) == ["o", "x"]
     for product in ("queries", "keys", "values", "output"):
         assert all(name.endswith("dequantised") for name in nodes[product].input), product
+
+
+def test_attention_is_quantised_where_that_is_chosen(tmp_path: Path) -> None:
+    make, shape, _ = CASES["attention"]
+    graph, share = quantised(tmp_path, make, graphs.rows(shape), SIGNED_ATTENTION)
+    assert share == 1
+    nodes = {node.name: node for node in onnx.load(graph).graph.node}
+    assert list(nodes["scores"].input) == ["q/dequantised", "kt/dequantised"]
+    assert list(nodes["mixed"].input) == ["shares/dequantised", "v/dequantised"]
+    assert list(nodes["residual"].input) == ["o", "x"]
+    if "int8_s8s8" not in graphs.OVERFLOWING:
+        request = stack(graphs.rows(shape, seed=9))
+        assert 0 < error(tmp_path, graph, request, "onnxruntime") < 0.1
+    (tmp_path / "engine").mkdir()
+    to_int8_tensorrt(graph.parent, tmp_path / "engine")
+    assert broken_rules(tmp_path / "engine" / "model.onnx") == []
 
 
 def tied_embedding(path: Path) -> Path:
@@ -432,22 +449,36 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         observed(tmp_path, data)
 
 
-@pytest.fixture
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Memory:
-        available = 1000
-
-    monkeypatch.setattr("psutil.virtual_memory", Memory)
+def in_a_container(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> None:
+    monkeypatch.setattr("optimizer.machine.cores.free_memory_bytes", lambda: free_bytes)
 
 
-@pytest.mark.usefixtures("little_memory")
-def test_a_row_that_does_not_fit_in_memory_is_refused_before_it_is_run(tmp_path: Path) -> None:
+def test_a_row_that_does_not_fit_in_memory_is_refused_before_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_a_container(monkeypatch, 1000)
     message = (
-        r"calibration: a batch of 2 \(x \[1, 8, 32\] each\) needs about 0\.0 GiB of memory and "
+        r"calibration: 1 row at once \(x \[1, 8, 32\] each\) needs about 0\.0 GiB of memory and "
         r"must fit in what is available \(0\.0 GiB\): free memory, or give the model shorter"
     )
     with pytest.raises(BuildFailure, match=message):
         observed(tmp_path, graphs.rows((graphs.LENGTH, graphs.WIDTH), count=2))
+
+
+def test_batches_are_as_large_as_the_available_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = graphs.attention(tmp_path / "model.onnx")
+    data = graphs.rows((graphs.LENGTH, graphs.WIDTH), count=20)
+    shapes = arithmetic.measure_shapes(path, data[0])
+    tensors = {"x", "mixed"}
+    row = arithmetic.peak_bytes(onnx.load(path).graph.node, shapes, tensors)
+    row += 3 * arithmetic.total_bytes(shapes, tensors)
+    in_a_container(monkeypatch, 5 * path.stat().st_size + 7 * row)
+    with caplog.at_level("INFO"):
+        run = calibration.Activations(path, tensors, data, shapes)
+    assert [len(batch["x"]) for batch in run] == [7, 7, 6]
+    assert "7 rows at once" in caplog.text
 
 
 def test_the_estimate_of_memory_follows_what_lives_at_the_same_time(tmp_path: Path) -> None:

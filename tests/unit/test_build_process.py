@@ -88,6 +88,7 @@ GRAPHS: dict[GraphKind, tuple[float, float]] = {
     "int8_u8s8": (0.99, 0.95),
     "int8_u8s7": (0.97, 0.9),
     "int8_trt": (0.99, 0.95),
+    "int8_trt_attention": (0.99, 0.95),
 }
 GRAPH_RUNS = [
     (kind, run)
@@ -142,7 +143,9 @@ def test_every_graph_agrees_with_fp32(
     assert accuracy.min_cosine < 1 - 1e-7, "the same numbers are no lower precision"
 
 
-@pytest.mark.parametrize("kind", ["fp32", "fp16", "bf16", "int8_s8s8", "int8_trt"])
+@pytest.mark.parametrize(
+    "kind", ["fp32", "fp16", "bf16", "int8_s8s8", "int8_trt", "int8_trt_attention"]
+)
 def test_graphs_made_for_tensorrt_meet_its_rules(
     fp32_graph: Path, cache_root: Path, kind: GraphKind
 ) -> None:

@@ -133,6 +133,21 @@ def test_memory_is_limited_by_the_least_and_free_by_what_is_used(tree: Tree) -> 
     assert free_memory_bytes(tree.proc) == 100 * MIB
 
 
+def test_cached_files_are_free_memory(tree: Tree) -> None:
+    limit = {"memory.limit_in_bytes": str(800 * MIB), "memory.usage_in_bytes": str(700 * MIB)}
+    own = f"inactive_file {MIB}\nactive_file {MIB}\n"
+    totals = f"total_inactive_file {300 * MIB}\ntotal_active_file {200 * MIB}"
+    tree.version_1("memory", "/", {".": {**limit, "memory.stat": own + totals}})
+    assert free_memory_bytes(tree.proc) == 600 * MIB
+
+
+def test_cached_files_are_free_memory_in_version_2(tree: Tree) -> None:
+    limit = {"memory.max": str(800 * MIB), "memory.current": str(700 * MIB)}
+    stat = f"anon {200 * MIB}\ninactive_file {300 * MIB}\nactive_file {200 * MIB}"
+    tree.version_2("/", {".": {**limit, "memory.stat": stat}})
+    assert free_memory_bytes(tree.proc) == 600 * MIB
+
+
 def test_without_control_groups_nothing_is_limited(tree: Tree) -> None:
     assert (cpu_quota(tree.proc), memory_limit_bytes(tree.proc)) == (None, None)
     assert (free_memory_bytes(tree.proc), throttling(tree.proc)) == (None, None)

@@ -82,6 +82,7 @@ def test_bf16_of_openvino_is_not_built_where_the_processor_lacks_it(
         ("int8", (), "calibration and evaluation data"),
         ("int8", ("evaluation",), "calibration and evaluation data"),
         ("int8", ("calibration", "evaluation"), None),
+        ("int8_attention", ("evaluation",), "calibration and evaluation data"),
         ("int8_dynamic", (), "evaluation data"),
         ("int8_dynamic", ("calibration",), "evaluation data"),
         # Dynamic quantisation needs no calibration.

@@ -82,10 +82,14 @@ def test_instances_are_counted_over_all_groups() -> None:
 
 def test_every_precision_that_a_runtime_serves_is_ranked() -> None:
     served = {
-        precision for precisions in PRECISIONS_OF["KIND_CPU"].values() for precision in precisions
+        precision
+        for of in PRECISIONS_OF.values()
+        for precisions in of.values()
+        for precision in precisions
     }
     assert served == set(PRECISION_RANK)
     assert sorted(PRECISION_RANK, key=lambda p: PRECISION_RANK[p]) == [
+        "int8_attention",
         "int8",
         "int8_dynamic",
         "bf16",

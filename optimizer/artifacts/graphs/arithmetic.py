@@ -91,11 +91,16 @@ def peak_bytes(nodes: Sequence[onnx.NodeProto], shapes: Shapes, kept: Set[str]) 
     made = {name for node in nodes for name in node.output} & shapes.keys()
     living = peak = 0
     for at, node in enumerate(nodes):
-        living += sum(_bytes(shapes, name) for name in node.output if name in made)
+        living += total_bytes(shapes, made.intersection(node.output))
         peak = max(peak, living)
         unused = {name for name in (*node.input, *node.output) if last_use[name] == at}
-        living -= sum(_bytes(shapes, name) for name in (unused & made) - kept)
+        living -= total_bytes(shapes, (unused & made) - kept)
     return peak
+
+
+def total_bytes(shapes: Shapes, names: Iterable[str]) -> int:
+    """Return the size of tensors, in bytes."""
+    return sum(_bytes(shapes, name) for name in names)
 
 
 def multiply_accumulates(node: onnx.NodeProto, shapes: Shapes) -> int:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
-from optimizer.artifacts.graphs.arithmetic import Shapes, observing_session, peak_bytes
+from optimizer.artifacts.graphs.arithmetic import (
+    Shapes,
+    observing_session,
+    peak_bytes,
+    total_bytes,
+)
 from optimizer.errors import BuildFailure
+from optimizer.machine.cores import unused_memory_bytes
 from optimizer.workload.streams import Tensors, stack
 
 Range = tuple[float, float]
@@ -21,13 +27,20 @@ Batch = Mapping[str, NDArray[Any]]
 """Values of tensors for several rows, by name."""
 
 _BATCH_BYTES = 256 * 2**20
-"""Size of the activations of one batch. It is fixed, so that ranges depend on the model alone."""
+"""Memory for the activations of one batch, where it is available and holds one row."""
 
-_COPIES_OF_WEIGHTS = 4
-"""The graph that is quantised, the parsed file, and the session's weights in two layouts."""
+_COPIES_OF_WEIGHTS = 5
+"""The graph that is quantised, the one that is observed, its file as the session parses it, and the
+session's weights in two layouts."""
+
+_COPIES_OF_VALUES = 3
+"""Of the observed tensors, beside the session's own: those of the first batch, those of the current
+one, and those that are multiplied by the factors of smoothing."""
 
 _BINS = 4096
 _GIB = 2**30
+
+_log = logging.getLogger(__name__)
 
 
 class Activations:
@@ -55,16 +68,15 @@ class Activations:
             batched: whether rows have a batch axis; without one, each is executed by itself.
 
         Raises:
-            BuildFailure: when one row does not fit in memory.
+            BuildFailure: when one row does not fit in the available memory.
         """
         import onnx
 
         model = onnx.load(path, load_external_data=False)
-        row_bytes = peak_bytes(model.graph.node, shapes, tensors)
-        weights = sum(file.stat().st_size for file in path.parent.iterdir())
-        most = _BATCH_BYTES // max(row_bytes, 1) if batched else 1
-        batch = min(max(most, 1), len(rows))
-        _require_memory(weights, row_bytes, batch, shapes, rows[0])
+        weights = _COPIES_OF_WEIGHTS * sum(file.stat().st_size for file in path.parent.iterdir())
+        row = peak_bytes(model.graph.node, shapes, tensors)
+        row += _COPIES_OF_VALUES * total_bytes(shapes, tensors)
+        batch = _batch_size(weights, row, shapes, rows[0], len(rows) if batched else 1)
         self.tensors = tensors
         self._inner = sorted(tensors - rows[0].keys())
         self._session = observing_session(model, path, self._inner) if self._inner else None
@@ -114,16 +126,28 @@ def calibrated_ranges(
     return ranges if percentile == 100 else _percentiles(scaled(), ranges, percentile)
 
 
-def _require_memory(weights: int, row_bytes: int, batch: int, shapes: Shapes, row: Tensors) -> None:
-    needed = _COPIES_OF_WEIGHTS * weights + batch * row_bytes
-    available = psutil.virtual_memory().available
+def _batch_size(weights: int, row_bytes: int, shapes: Shapes, row: Tensors, most: int) -> int:
+    """Return how many rows are executed at once, by the memory that is available.
+
+    Args:
+        weights: bytes that do not depend on it.
+        row_bytes: bytes for each row.
+        most: largest number of rows.
+    """
+    available = unused_memory_bytes()
+    left = available - weights
+    batch = max(1, min(most, min(left, _BATCH_BYTES) // max(row_bytes, 1)))
+    needed = weights + batch * row_bytes
+    rows = f"{batch} row{'s' if batch != 1 else ''} at once"
+    sizes = ", ".join(f"{name} {list(shapes[name])}" for name in sorted(row))
+    text = f"calibration: {rows} ({sizes} each) needs about {needed / _GIB:.1f} GiB of memory"
     if needed > available:
-        sizes = ", ".join(f"{name} {list(shapes[name])}" for name in sorted(row))
         raise BuildFailure(
-            f"calibration: a batch of {batch} ({sizes} each) needs about {needed / _GIB:.1f} GiB of"
-            f" memory and must fit in what is available ({available / _GIB:.1f} GiB):"
+            f"{text} and must fit in what is available ({available / _GIB:.1f} GiB):"
             " free memory, or give the model shorter lengths"
         )
+    _log.info("%s, and %.1f GiB is available", text, available / _GIB)
+    return batch
 
 
 def _extremes(batches: Iterable[Batch], tensors: Set[str]) -> dict[str, Range]:

@@ -21,6 +21,7 @@ from optimizer.artifacts.graphs.folding import fold_weights
 from optimizer.artifacts.graphs.half_precision import has_external_data, save, to_fp16, working_copy
 from optimizer.artifacts.graphs.quantisation import (
     Int8Scheme,
+    attention_products,
     products,
     quantise,
     rounded_tensors,
@@ -44,6 +45,8 @@ _OPERATORS = frozenset({"MatMul", "Gemm", "Conv"})
 SIGNED = Int8Scheme(_OPERATORS, signed=True)
 """For TensorRT, whose zero-points must be 0."""
 
+SIGNED_ATTENTION = replace(SIGNED, attention=True)
+
 UNSIGNED = Int8Scheme(_OPERATORS, signed=False, rounded_outputs=frozenset({"Conv"}))
 """For ONNX Runtime and OpenVINO on a CPU, which are fastest and most accurate with unsigned
 activations. ONNX Runtime has no INT8 Conv with a floating-point output."""
@@ -66,7 +69,7 @@ def to_int8(
     *,
     batched: bool = True,
 ) -> float:
-    """Write `into`/model.onnx with quantised products; attention stays in floating point.
+    """Write `into`/model.onnx with quantised products.
 
     Args:
         graph: directory of the FP32 model.onnx and its external data.
@@ -92,12 +95,14 @@ def to_int8(
     chosen = products(model, scheme)
     if not chosen:
         raise BuildFailure(f"int8: {_nothing_to_quantise(model, scheme)}")
-    rounded = set(rounded_tensors(model, scheme).values())
-    groups = smoothed_groups(model, [each for each in chosen if each.input[0] not in rounded])
+    attention = attention_products(model, scheme)
+    observed = set(rounded_tensors(model, scheme).values())
+    observed.update(name for node in attention for name in node.input)
+    groups = smoothed_groups(model, [each for each in chosen if each.input[0] not in observed])
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     shapes = {**measure_shapes(source, calibration[0]), **constants}
-    share = _share(chosen, model.graph.node, shapes)
-    tensors = {node.input[0] for node in chosen} | rounded
+    share = _share([*chosen, *attention], model.graph.node, shapes)
+    tensors = {node.input[0] for node in chosen} | observed
     activations = Activations(source, tensors, calibration, shapes, batched=batched)
     quantise(model, scheme, _smoothed_ranges(model, groups, activations, percentile))
     shutil.rmtree(source.parent)

@@ -37,12 +37,14 @@ class Int8Scheme:
             before a Q/DQ pair. Otherwise weights are stored in INT8 and biases in INT32.
         weight_limit: largest absolute value of a quantised weight.
         rounded_outputs: operators executed in INT8 only if their output is quantised too.
+        attention: whether the products of an attention are quantised, which have no weights.
     """
 
     operators: Set[str]
     signed: bool
     weight_limit: int = 127
     rounded_outputs: Set[str] = field(default_factory=frozenset)
+    attention: bool = False
 
 
 def products(model: onnx.ModelProto, scheme: Int8Scheme) -> list[onnx.NodeProto]:
@@ -63,6 +65,18 @@ def products(model: onnx.ModelProto, scheme: Int8Scheme) -> list[onnx.NodeProto]
         return fits and bias in constant and np.prod(constant[bias].dims) in {1, channels}
 
     return [n for n in model.graph.node if n.op_type in scheme.operators and qualifies(n)]
+
+
+def attention_products(model: onnx.ModelProto, scheme: Int8Scheme) -> list[onnx.NodeProto]:
+    """Return the matrix products of two activations that are to be in INT8."""
+    if not scheme.attention:
+        return []
+    constant = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type == "MatMul" and constant.isdisjoint(node.input)
+    ]
 
 
 def rounded_tensors(model: onnx.ModelProto, scheme: Int8Scheme) -> dict[str, str]:
@@ -95,8 +109,11 @@ def quantise(model: onnx.ModelProto, scheme: Int8Scheme, ranges: Mapping[str, Ra
     rounded = rounded_tensors(model, scheme)
     for name in dict.fromkeys(rounded.values()):
         writer.round_tensor(name)
+    attention = attention_products(model, scheme)
     for product in products(model, scheme):
         writer.quantise(product)
+    for product in attention:
+        writer.quantise_factors(product)
     writer.remove_unread()
 
 
@@ -137,6 +154,10 @@ class _Writer:
             product.input[1] = self._weights_in_pair(product)
         else:
             self._store_weights(product, self._scales[activation])
+
+    def quantise_factors(self, product: onnx.NodeProto) -> None:
+        """Make a product of two activations read quantised values."""
+        product.input[:] = [self._activation(name) for name in product.input]
 
     def store_weights_alone(self, product: onnx.NodeProto) -> None:
         """Store the weights of a product in INT8."""

@@ -7,25 +7,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_dynamic", "as_deployed"]
-""""as_deployed" is that of a model's own files in a repository."""
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_dynamic", "int8_attention", "as_deployed"]
+""""int8" computes the products of an attention in floating point, "int8_attention" in INT8 too;
+"as_deployed" is the precision of a model's own files in a repository."""
 Kind = Literal["KIND_CPU", "KIND_GPU"]
 GraphKind = Literal[
     "fp32",
     "fp16",
     "bf16",
     "int8_s8s8",
+    "int8_s8s8_attention",
     "int8_u8s8",
     "int8_u8s7",
     "int8_trt",
+    "int8_trt_attention",
     "int8_weights",
     "int8_dynamic",
     "int8_dynamic_s7",
 ]
 """An ONNX graph of a model. INT8: signed or unsigned activations, then signed weights, each with
-their bits; "int8_trt" is the signed graph in the form that TensorRT takes. "int8_weights" has
-floating-point activations, and "int8_dynamic" quantises them at run time, with weights of 8 or 7
-bits."""
+their bits; "int8_trt" is the signed graph in the form that TensorRT takes; with "_attention", the
+products of an attention are in INT8 too. "int8_weights" has floating-point activations, and
+"int8_dynamic" quantises them at run time, with weights of 8 or 7 bits."""
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 """Extensions of x86 processors that add products of 8 bits in 32 bits."""
