@@ -43,7 +43,7 @@ test-gpu: $(VENV)/installed-gpu
 	@$(PY) -m pytest -m gpu --fail-if-skipped tests/e2e/test_gpu.py tests/unit/test_gpus.py
 
 test-gpu-embedded: $(VENV)/installed-cuda
-	@$(PY) -m tests.e2e.embedded_gpu $(ARGS)
+	@$(PY) -m tests.e2e.embedded_gpu
 
 audit: $(VENV)/created
 	@scripts/audit

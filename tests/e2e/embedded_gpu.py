@@ -17,13 +17,13 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import psutil
@@ -62,6 +62,7 @@ _CONTEXT_BYTES = 500 * 2**20
 
 _KEPT_MIB = 256
 _RELEASE_SECONDS = 5.0
+_SEARCH_SECONDS = 420.0
 _ENGINE = ArtifactSpec("bert", "tensorrt", "tensorrt", "fp16", EngineProfile(16, 16))
 _LAYERS = 6
 """Of the model; each has one attention."""
@@ -207,7 +208,7 @@ class Checks:
     @contextlib.contextmanager
     def _load(self) -> Iterator[int]:
         """Hold memory and multiply matrices in another process; yield its id."""
-        device, size = ("cpu", 1024) if self.gpu is None else ("cuda", 4096)
+        device, size = ("cpu", 64) if self.gpu is None else ("cuda", 4096)
         with _running(_LOAD, device, _LOAD_MIB, size) as pid:
             yield pid
 
@@ -244,19 +245,19 @@ class Checks:
     def _space_file(self) -> Path:
         return tiny.write_space(self.folder, model_space(self.gpu, self._usable))
 
-    @cached_property
+    @property
     def _search(self) -> SearchOnGpu:
-        arguments = ["run", self._space_file, "--cache", self.cache, "--sampler", "random"]
-        optimizer = Optimizer(arguments, self.folder)
-        try:
-            code = optimizer.wait(420)
-            assert code == 0, f"exit code {code}: {optimizer.errors or optimizer.output}"
-        finally:
-            optimizer.end()
         study = StudyDirectory(self.folder / "results" / "tiny")
         return SearchOnGpu(study, self.gpu.name if self.gpu is not None else None)
 
     def a_search(self) -> Figures:
+        arguments = ["run", self._space_file, "--cache", self.cache, "--sampler", "random"]
+        optimizer = Optimizer(arguments, self.folder)
+        try:
+            code = optimizer.wait(_SEARCH_SECONDS)
+            assert code == 0, f"exit code {code}: {optimizer.errors or optimizer.output}"
+        finally:
+            optimizer.end()
         search = self._search
         search.assert_measured(self._space.budget.trials)
         best = search.study.read_json(search.study.summary)["best"]
@@ -267,6 +268,8 @@ class Checks:
 
     def parity(self) -> Figures:
         search = self._search
+        if not search.study.prepared.exists():
+            raise CannotRunError("the search judged no artefact")
         cosines = {name: search.assert_near_the_reference(name) for name in search.artifacts}
         assert cosines, "no artefact"
         return {f"mean cosine of {name}": cosine for name, cosine in cosines.items()}
@@ -302,7 +305,8 @@ class Checks:
 
     def _session(self) -> ServingSession:
         return embedded_session(
-            Path(mkdtemp(dir=self.folder)), gpus=(self.gpu,) if self.gpu is not None else ()
+            Path(tempfile.mkdtemp(dir=self.folder)),
+            gpus=(self.gpu,) if self.gpu is not None else (),
         )
 
     def memory_of_processes(self) -> Figures:
@@ -379,10 +383,15 @@ class Checks:
 def _running(code: str, *arguments: object) -> Iterator[int]:
     """Run a program until the end of the block, once it says that it is ready; yield its id."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n", "the load did not start"
+            if process.stdout.readline() != "ready\n":
+                errors.seek(0)
+                raise AssertionError(f"the load did not start: {errors.read()[-300:].strip()}")
             yield process.pid
         finally:
             process.kill()
@@ -410,7 +419,7 @@ def main(arguments: list[str], cache: Path | None = None) -> int:
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with a fake NVML")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "gpu_embedded")
     given = parser.parse_args(arguments)
-    folder = Path(mkdtemp(prefix="gpu-embedded-"))
+    folder = Path(tempfile.mkdtemp(prefix="gpu-embedded-"))
     try:
         with rehearsal() if given.rehearse else contextlib.nullcontext():
             return _check(folder, cache or folder / "cache", given.results, rehearse=given.rehearse)
