@@ -23,7 +23,7 @@ from optimizer.files.untrusted import printable
 
 INTERRUPTED = 130
 
-_OBJECTS_BETWEEN_COLLECTIONS = 50_000
+OBJECTS_BETWEEN_COLLECTIONS = 50_000
 """Python's garbage collector starts after 700 new objects, and goes through those of thousands of
 trials again and again."""
 
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     if arguments is None:
         hide_passwords()
-        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+        gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     # Whatever the command: the servers that it starts execute the code of models.
     secrets = {name: os.environ.pop(name, None) for name in SECRET_VARIABLES}
     for number in _SIGNALS:

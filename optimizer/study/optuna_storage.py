@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -54,9 +55,10 @@ class _JournalFile(JournalFileBackend):
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """Yield the lines from a number on, and remember only where the next line begins.
 
-        Optuna's class remembers it of every line.
+        Optuna's class remembers it of every line. What it keeps of them has the same names in every
+        trial, which are kept once.
         """
-        yield from super().read_logs(log_number_from)
+        yield from map(_with_shared_texts, super().read_logs(log_number_from))
         following = max(self._log_number_offset)
         self._log_number_offset = {0: 0, following: self._log_number_offset[following]}
 
@@ -65,6 +67,13 @@ class _JournalFile(JournalFileBackend):
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with self._path.open("ab") as file:
             file.write(lines.encode())
+
+
+def _with_shared_texts(value: Any) -> Any:
+    """Return a part of a line in which equal texts are one object in all lines."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _with_shared_texts(part) for key, part in value.items()}
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def close_storage(storage: BaseStorage) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import gc
 import json
 import os
 import pstats
@@ -31,6 +32,7 @@ from unittest.mock import patch
 import pandas as pd
 
 from optimizer.artifacts.accuracy import Accuracy
+from optimizer.cli import OBJECTS_BETWEEN_COLLECTIONS
 from optimizer.commands import run as wiring
 from optimizer.commands.dashboard import DashboardOptions, open_dashboard
 from optimizer.commands.run import RunOptions, run_study
@@ -152,11 +154,16 @@ class SimulatedSite:
 
 @dataclass
 class Course:
-    """A watcher that notes, every `WINDOW` trials, what the run has cost so far."""
+    """A watcher that notes, every `WINDOW` trials, what the run has cost so far.
+
+    A proposal that repeats an earlier trial is told its result, and is no trial. In a space of
+    37,000 configurations that a run exhausts to a quarter, they become frequent.
+    """
 
     directory: StudyDirectory
     rows: list[dict[str, float]] = field(default_factory=list)
     trials: int = 0
+    proposals: int = 0
     cpu_seconds: float = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -164,12 +171,16 @@ class Course:
             return
         self.trials += 1
         if self.trials % WINDOW == 0:
-            now = time.process_time()
-            each, self.cpu_seconds = (now - self.cpu_seconds) / WINDOW, now
+            # Trials have the numbers of their proposals.
+            now, proposals = time.process_time(), event.record.number + 1
+            spent, made = now - self.cpu_seconds, proposals - self.proposals
+            self.cpu_seconds, self.proposals = now, proposals
             self.rows.append(
                 {
                     "trials": self.trials,
-                    "ms CPU per trial": 1e3 * each,
+                    "proposals": proposals,
+                    "ms CPU per trial": 1e3 * spent / WINDOW,
+                    "ms CPU per proposal": 1e3 * spent / made,
                     "resident MiB": resident_mib(),
                     "journal MB": self.directory.journal.stat().st_size / 1e6,
                 }
@@ -264,6 +275,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
     parser.add_argument("--folder", type=Path, help="keep the study here")
     chosen = parser.parse_args()
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)  # as the command line does
     with TemporaryDirectory(prefix="long-run-") as temporary:
         root = chosen.folder or Path(temporary)
         root.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from optimizer.search.surrogate.learnt_forecast import with_trials
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.space_file.reader import Budget
 from optimizer.study.events import Event, TrialFinished
+from optimizer.study.optuna_storage import open_storage
 from optimizer.study.packed_levels import PackedLevels, with_packed_levels
 from optimizer.study.record_store import RecordStore
 from optimizer.workload.streams import Workload
@@ -116,6 +117,21 @@ def test_a_resumed_run_reads_each_trial_once(
     runs.run(trials=3)
     of_trials = {name: times for name, times in reads.items() if name.startswith("trials/")}
     assert of_trials == {"trials/00000.json": 1, "trials/00001.json": 1}
+
+
+def test_texts_that_trials_have_in_common_are_kept_once(tmp_path: Path) -> None:
+    search = Search(tmp_path, SPACE, FakeEvaluator())
+    study, history = search.opened()
+    search.loop(study, history).run(Budget(3, 1e9))
+    [whole] = open_storage(search.directory.journal, None).get_all_studies()
+    storage = open_storage(search.directory.journal, None)
+    trials = storage.get_all_trials(whole._study_id, deepcopy=False)
+    first, second, *_ = (trial for trial in trials if trial.params)
+    for one, other in ((first.params, second.params), (first.user_attrs, second.user_attrs)):
+        names = {name: name for name in one}
+        in_both = [name for name in other if name in names]
+        assert in_both
+        assert all(names[name] is name for name in in_both)
 
 
 def test_levels_are_packed_in_memory_and_say_the_same(tmp_path: Path) -> None:
