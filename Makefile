@@ -2,8 +2,9 @@
 # make test       format, lint, types, imports and every test that is quick
 # make test-slow  the slow suites alone      make test-docker  those on a real Docker engine
 # make test-gpu   the acceptance test for a machine with an NVIDIA GPU and Docker
+# make test-gpu-embedded   that for one without Docker; writes results/gpu_embedded/report.md
 # make test-stock make run, make docs and make test on a stock Debian 12 (as root, with debootstrap)
-# make test-all   all of them but make test-gpu
+# make test-all   all of them but those on a GPU
 # make audit      compare the tested versions with known vulnerabilities (needs a network)
 # make format     format the code
 # make docs       the documentation as a site, site/index.html; it opens without a network
@@ -15,7 +16,7 @@ SPACE ?= search_spaces/quickstart.yaml
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: run test test-slow test-docker test-stock test-all test-gpu audit docs format clean
+.PHONY: run test test-slow test-docker test-stock test-all test-gpu test-gpu-embedded audit docs format clean
 
 run: $(VENV)/installed
 	@$(PY) -m optimizer run $(SPACE) $(ARGS)
@@ -40,6 +41,9 @@ test-stock:
 
 test-gpu: $(VENV)/installed-gpu
 	@$(PY) -m pytest -m gpu --fail-if-skipped tests/e2e/test_gpu.py tests/unit/test_gpus.py
+
+test-gpu-embedded: $(VENV)/installed-cuda
+	@$(PY) -m tests.e2e.embedded_gpu
 
 audit: $(VENV)/created
 	@scripts/audit
@@ -72,6 +76,12 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/created
 $(VENV)/installed-gpu: pyproject.toml constraints.txt | $(VENV)/created
 	@echo "Installing the optimizer and the test tools into $(VENV) (about a minute) ..."
 	@scripts/install '.[gpu,dev]'
+	@touch $@
+
+# The files of onnxruntime-gpu replace those of onnxruntime, which other packages ask for by name.
+$(VENV)/installed-cuda: $(VENV)/installed-dev
+	@echo "Installing ONNX Runtime for CUDA into $(VENV) ..."
+	@$(PY) -m pip install --quiet --no-deps --no-compile --disable-pip-version-check --no-input onnxruntime-gpu
 	@touch $@
 
 # Only slow tests use these packages. Of those with models they use only the files, so what these

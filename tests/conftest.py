@@ -31,6 +31,7 @@ WITHOUT_LOAD = {
     "test_cluster.py",
     "test_dashboard.py",
     "test_doctor.py",
+    "test_embedded_gpu.py",
     "test_evaluator.py",
     "test_export.py",
     "test_faults.py",

@@ -25,11 +25,12 @@ def finished_summary(
     summary = read_summary(directory)
     if summary is None or not directory.searched.exists():
         return None
+    ended = summary.space_exhausted or (summary.settled and sampler in CALIBRATED)
+    if not ended and len(directory.trials) < budget.trials:
+        return None
     study = read_study(directory.root.parent, directory.name)
     spent = History({record.number: record for record in study.trials}).trials_spent
-    converged = summary.settled and sampler in CALIBRATED
-    done = spent >= budget.trials or summary.space_exhausted or converged
-    if not (done and _is_exported(study)):
+    if not ((ended or spent >= budget.trials) and _is_exported(study)):
         return None
     best = study.own_decision.best
     if best is not None and missing_tests(directory, best.config, winner_tests):

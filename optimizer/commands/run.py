@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,7 +153,7 @@ def _run_at(
     def require(own: Space) -> tuple[Slot, Machine]:
         slot, machine = site.require_machine(own, directory)
         require_packages(own, SAMPLER_PACKAGES[options.chosen_sampler])
-        if options.warm_start is not None and not directory.trials.read_all():
+        if options.warm_start is not None and not directory.trials:
             _require_reusable(options.results, options.warm_start, own, machine)
         return slot, machine
 
@@ -177,14 +177,16 @@ def _run_at(
         )
         if summary is not None:
             return RunResult(directory, summary, was_finished=True)
+        earlier = directory.trials.read_to_keep()
         with (
-            context.watched(watch) as watch_all,
+            context.watched(watch, earlier) as watch_all,
             notifying(target, directory.name, directory.root, watch_all) as (notifier, send),
         ):
             note = site.note(space)
             if note is not None:
                 watch_all(note)
-            summary = _Study(options, context, site, to_all(watch_all, notifier)).run(started)
+            study = _Study(options, context, site, to_all(watch_all, notifier), earlier)
+            summary = study.run(started)
             if summary.best is not None:
                 send("finished", f"{summary.ended}; best: {_best_text(summary.best)}")
             elif summary.nothing_found is not None:
@@ -245,11 +247,21 @@ def _require_reusable(results: Path, name: str, space: Space, machine: Machine) 
 
 
 class _Study:
-    """One run of a study: its parts, joined, and its phases in their order."""
+    """One run of a study: its parts, joined, and its phases in their order.
+
+    Args:
+        earlier: the records of earlier runs of the study, by number.
+    """
 
     def __init__(
-        self, options: RunOptions, run: RunContext, site: TrialSite, watch: Watcher
+        self,
+        options: RunOptions,
+        run: RunContext,
+        site: TrialSite,
+        watch: Watcher,
+        earlier: Mapping[int, TrialRecord],
     ) -> None:
+        self._earlier = earlier
         self._options = options
         self._run = run
         self._site = site
@@ -291,7 +303,7 @@ class _Study:
         strategy = strategies.uncalibrated(self._options.chosen_sampler)
         with self._open_study(self._space.search_space, strategy) as study:
             if self._options.storage is not None:
-                study.require_records(self._directory.trials.read_all(), self._directory.root)
+                study.require_records(self._earlier, self._directory.root)
         summary = self._phases(started)
         self._require_lease()
         # Last: a run that is interrupted before leaves it to the one that resumes.
@@ -378,15 +390,15 @@ class _Study:
 
     def _reuse(self, prepared: Prepared) -> History:
         """Return this study's records; a new study starts with those of its warm start."""
-        trials, origin = self._directory.trials, self._options.warm_start
-        if origin is not None and not trials.read_all():
+        trials, origin, records = self._directory.trials, self._options.warm_start, self._earlier
+        if origin is not None and not records:
             reusable = self._reusable(origin, prepared)
             for record in reusable:
                 trials.write(record)
             self._watch(Note(f"{len(reusable)} trials of study {origin} are reused"))
-        records = reject_wrong_answers(self._directory.trials, prepared.gated, self._watch)
-        packed = {number: with_packed_levels(record) for number, record in records.items()}
-        return History(packed, contradicted_by(self._directory.confirmations.read_all().values()))
+            records = {record.number: with_packed_levels(record) for record in reusable}
+        judged = reject_wrong_answers(trials, records, prepared.gated, self._watch)
+        return History(judged, contradicted_by(self._directory.confirmations.read_all().values()))
 
     def _reusable(self, name: str, prepared: Prepared) -> list[TrialRecord]:
         other = StudyDirectory(self._options.results.absolute() / name)

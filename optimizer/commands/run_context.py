@@ -38,6 +38,7 @@ from optimizer.machine.fingerprint import Machine, this_machine
 from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.quiet import wait_for_quiet
 from optimizer.machine.slots import MachineSlots, Slot, local_hardware, local_slot
+from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import PreparePhase
@@ -245,9 +246,15 @@ class RunContext:
         return "server and load generator share cores (fewer than four available)"
 
     @contextmanager
-    def watched(self, watch: Watcher) -> Iterator[Watcher]:
-        """Log the run, keep its progress, and announce it; yield the watcher that does so."""
-        with with_progress(self.directory, watch) as watch_all:
+    def watched(
+        self, watch: Watcher, trials: Mapping[int, TrialRecord] | None = None
+    ) -> Iterator[Watcher]:
+        """Log the run, keep its progress, and announce it; yield the watcher that does so.
+
+        Args:
+            trials: the records of the study, which are read if they are not given.
+        """
+        with with_progress(self.directory, watch, trials) as watch_all:
             self.announce(watch_all)
             yield watch_all
 
@@ -395,13 +402,18 @@ def with_log(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
 
 
 @contextmanager
-def with_progress(directory: StudyDirectory, watch: Watcher) -> Iterator[Watcher]:
+def with_progress(
+    directory: StudyDirectory, watch: Watcher, trials: Mapping[int, TrialRecord] | None = None
+) -> Iterator[Watcher]:
     """Yield a watcher as `with_log` does, which also keeps progress.json; hold the lock meanwhile.
+
+    Args:
+        trials: the records in the directory, which are read if they are not given.
 
     Raises:
         StorageError: when a record is damaged.
     """
-    trials = directory.trials.read_all()
+    trials = directory.trials.read_all() if trials is None else trials
     best = stored_decision(directory, trials.values()).best
     state = RunState(time.time, trials, best, len(directory.confirmations))
     with (

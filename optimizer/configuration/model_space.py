@@ -29,6 +29,7 @@ from optimizer.configuration.named_parameters import Parameter, names_of
 from optimizer.configuration.parameter_definition import (
     ModelScope,
     ServingDraft,
+    Value,
     label,
 )
 from optimizer.configuration.runtimes import PRECISIONS_OF, STEP_RUNTIMES
@@ -231,9 +232,14 @@ class ModelSpace:
     def draft(self, position: Sequence[int]) -> ServingDraft:
         """Return what the model, and what it asks of the server, is made of at a valid point."""
         draft = ServingDraft(self.scope)
-        for parameter, at in zip(self.parameters, position, strict=True):
-            parameter.definition.put(draft, parameter.values[at])
+        for (put, values), at in zip(self._puts, position, strict=True):
+            put(draft, values[at])
         return draft
+
+    @cached_property
+    def _puts(self) -> Sequence[tuple[Callable[[ServingDraft, Any], None], Sequence[Value]]]:
+        """What puts each parameter into a draft, and its values."""
+        return [(p.definition.put, p.values) for p in self.parameters]
 
     @cached_property
     def _positions(self) -> dict[tuple[ModelServing, ServerOptions], Position]:
@@ -241,15 +247,9 @@ class ModelSpace:
         drafts = ((self.draft(row), row) for row in rows)
         return {(draft.model(), draft.server()): row for draft, row in drafts}
 
-    def position_of(self, model: ModelServing, server: ServerOptions) -> Position | None:
-        """Return the valid point that stands for a model as it is served, None without one."""
-        own = ServerOptions(
-            server.backend_config if model.artifact.runtime == "tensorrt" else (),
-            server.executions_per_device,
-            server.cache_bytes if model.cache else None,
-            server.client_shared_memory,
-        )
-        return self._positions.get((model, own))
+    def position_of(self, model: ModelServing, options: ServerOptions) -> Position | None:
+        """Return the valid point that stands for a model and its options, None without one."""
+        return self._positions.get((model, options))
 
     def parameter(self, name: str) -> Parameter:
         """Return the parameter of this name."""

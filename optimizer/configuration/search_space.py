@@ -35,6 +35,7 @@ from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (
     ArtifactSpec,
     ArtifactUse,
+    ModelServing,
     ServerOptions,
     ServingConfig,
 )
@@ -146,16 +147,10 @@ class SearchSpace:
         """Return the configuration that a valid point stands for."""
         if position not in self._configs:
             drafts = [model.draft(position[columns]) for model, columns in self.columns()]
-            options = [draft.server() for draft in drafts]
-            backends = sorted({each for o in options for each in o.backend_config})
             self._configs[position] = ServingConfig(
                 models=tuple(draft.model() for draft in drafts),
                 graph=self.graph,
-                server=ServerOptions(
-                    tuple(backends),
-                    options[0].executions_per_device,
-                    max((o.cache_bytes for o in options if o.cache_bytes), default=None),
-                ),
+                server=_of_all([draft.server() for draft in drafts]),
             )
         return self._configs[position]
 
@@ -325,15 +320,35 @@ class SearchSpace:
         if [model.name for model in config.models] != [space.model for space in self.models]:
             return None
         position: Position = ()
-        for space, model in zip(self.models, config.models, strict=True):
-            own = space.position_of(model, config.server)
+        options = [_own_options(model, config.server) for model in config.models]
+        for space, model, asked in zip(self.models, config.models, options, strict=True):
+            own = space.position_of(model, asked)
             if own is None:
                 return None
             position += own
-        return position if position in self.row_of and self.config(position) == config else None
+        same = config.graph == self.graph and config.server == _of_all(options)
+        return position if same and position in self.row_of else None
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+def _of_all(options: Sequence[ServerOptions]) -> ServerOptions:
+    """Return the server's options for what each of its models asks of it."""
+    return ServerOptions(
+        tuple(sorted({each for own in options for each in own.backend_config})),
+        options[0].executions_per_device,
+        max((own.cache_bytes for own in options if own.cache_bytes), default=None),
+    )
+
+
+def _own_options(model: ModelServing, server: ServerOptions) -> ServerOptions:
+    """Return what one model asks of a server that has these options."""
+    return ServerOptions(
+        server.backend_config if model.artifact.runtime == "tensorrt" else (),
+        server.executions_per_device,
+        server.cache_bytes if model.cache else None,
+    )
 
 
 def _is_step(parameters: Sequence[Parameter]) -> bool:

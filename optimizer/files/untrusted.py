@@ -50,9 +50,11 @@ def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     """Return the content of a regular file; a pipe or a device is refused without blocking."""
     try:
         with open(path, "rb", opener=_open_without_blocking) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise UnreadableError("must be a regular file, not a pipe or a device")
-            content = file.read(most + 1)
+            # Python allocates as much as it is asked to read.
+            content = file.read(min(status.st_size, most) + 1)
     except OSError as error:
         raise UnreadableError(f"must be readable ({error.strerror})") from error
     except ValueError as error:

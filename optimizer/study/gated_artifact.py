@@ -229,17 +229,26 @@ def wrong_answers_reason(config: ServingConfig, gated: Sequence[GatedArtifact]) 
 
 
 def reject_wrong_answers(
-    store: RecordStore, gated: Sequence[GatedArtifact], watch: Watcher
+    store: RecordStore,
+    records: Mapping[int, TrialRecord],
+    gated: Sequence[GatedArtifact],
+    watch: Watcher,
 ) -> Mapping[int, TrialRecord]:
     """Return a study's records, with those whose answers proved wrong marked infeasible.
 
-    An earlier run, whose gate tested fewer shapes, measured them. Raises StorageError.
+    An earlier run, whose gate tested fewer shapes, measured them.
+
+    Args:
+        records: all that are in the store, by number.
+
+    Raises:
+        StorageError: when one that is marked cannot be written.
     """
-    records = dict(store.read_all())
+    judged = dict(records)
     for number, record in records.items():
         reason = wrong_answers_reason(record.config, gated)
         if reason is not None and record.outcome == "ok":
-            records[number] = wrong_answers_record(record, reason)
-            store.write(records[number])
-            watch(Note(f"trial {number} is infeasible: {records[number].reason}", True))
-    return records
+            judged[number] = wrong_answers_record(record, reason)
+            store.write(judged[number])
+            watch(Note(f"trial {number} is infeasible: {judged[number].reason}", True))
+    return judged

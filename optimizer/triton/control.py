@@ -191,8 +191,11 @@ class ServerControl:
         self._wait_until_gone({model}, wait_seconds)
 
     def unload_all(self, wait_seconds: float) -> None:
-        """Unload all models, and wait up to `wait_seconds` until every model is gone."""
-        for model in self.loaded:
+        """Unload all models, the last one first, and wait up to `wait_seconds` until all are gone.
+
+        A model's processes take over a second to end, all at the same time.
+        """
+        for model in reversed(self.loaded):
             self.unload(model)
         self._wait_until_gone(self._ever_loaded, wait_seconds)
 

@@ -183,12 +183,11 @@ class ServingSession:
         return config, [path for path, _ in model.parameters]
 
     def retire(self, *, wait: bool = False) -> None:
-        """Unload the models, the last one first; with `wait`, return when they are gone."""
+        """Unload the models; with `wait`, return when they are gone."""
         if self._running is None:
             return
         try:
-            for model in reversed(self._running.control.loaded):
-                self._running.control.unload(model, _UNLOAD_SECONDS if wait else 0.0)
+            self._running.control.unload_all(_UNLOAD_SECONDS if wait else 0.0)
         except ServerFailure:
             self.stop()
 

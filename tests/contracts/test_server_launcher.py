@@ -197,6 +197,16 @@ def test_a_server_keeps_to_the_cores_of_its_slot(launched: Launched) -> None:
     server.stop()
 
 
+def test_the_embedded_server_sees_no_gpu_but_those_of_its_slot(tmp_path: Path) -> None:
+    for uuids, visible in (((), ""), (("GPU-2", "GPU-1"), "GPU-2,GPU-1")):
+        slot = Slot(local_slot().cores, (), uuids)
+        server = embedded(tmp_path, free_ports).start(ServerOptions(), slot)
+        try:
+            assert psutil.Process(server.pid).environ()["CUDA_VISIBLE_DEVICES"] == visible
+        finally:
+            server.stop()
+
+
 @only_those_that_start
 def test_options_reach_the_server(launched: Launched) -> None:
     # What this option does shows only once a Python model is loaded.

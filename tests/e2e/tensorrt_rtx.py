@@ -24,6 +24,9 @@ VERSION = "11.4"
 LOG_FILE = "builder.log"
 """Lies beside the plan."""
 
+FUSED_ATTENTION = "_gemm_mha"
+"""How the names of layers begin that execute both products of an attention and the softmax."""
+
 Capability = tuple[int, int]
 
 _ROOT = Path(__file__).parents[2]
@@ -121,7 +124,7 @@ class Layer:
     @property
     def is_attention(self) -> bool:
         """Whether one kernel executes both products of an attention and the softmax."""
-        return self.name.startswith("_gemm_mha")
+        return self.name.startswith(FUSED_ATTENTION)
 
     @property
     def reads_int8(self) -> bool:

@@ -20,7 +20,7 @@ def two_models() -> dict[str, Any]:
     """The tiny model twice: the second alone may have two instances, and has a tighter limit."""
     content = tiny.space(
         parameters={"batching": [False], "intra_op_threads": [1], "rate_limit": ["off", 1]},
-        budget={"trials": 4},
+        budget={"trials": 2},
     )
     model = content["models"]["bert"]
     content["models"] = {
@@ -45,7 +45,7 @@ def test_two_models_are_searched_and_handed_out_together(
     assert optimizer.wait() == 0, optimizer.errors + optimizer.output
     study = StudyDirectory(tmp_path / "results" / "tiny")
     records = list(study.trials.read_all().values())
-    assert 1 <= len(records) <= 4
+    assert 1 <= len(records) <= 2
     for record in records:
         assert [model.name for model in record.config.models] == ["bert", "ranker"]
         assert record.outcome in ("ok", "bounded"), record.reason

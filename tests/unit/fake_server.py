@@ -62,6 +62,10 @@ class FakeGpuServer:
         self.loaded = tuple(name for name in self.loaded if name != model)
         self._lost += self._kept_mib
 
+    def unload_all(self, _: float) -> None:
+        for model in reversed(self.loaded):
+            self.unload(model)
+
     def exit_reason(self) -> str | None:
         return None
 

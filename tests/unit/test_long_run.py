@@ -23,6 +23,7 @@ from optimizer.study.events import Event, TrialFinished
 from optimizer.study.packed_levels import PackedLevels, with_packed_levels
 from optimizer.study.record_store import RecordStore
 from optimizer.workload.streams import Workload
+from tests.unit.fake_runs import FakeRuns
 from tests.unit.shown_studies import shown_search
 from tests.unit.studies import FakeEvaluator, Search, ok, record_of, small_space
 from tests.unit.whole_studies import WholeStudy
@@ -94,6 +95,27 @@ def _of_proposals(seen: Sequence[tuple[int, Counter[str]]], first: int) -> dict[
     """What each proposal added, from one trial on; some repeat a trial and are only told."""
     (begin, before), (end, after) = seen[first - 1], seen[first + TRIALS - 1]
     return {name: (after[name] - before[name]) / (end - begin) for name in after | before}
+
+
+@pytest.mark.usefixtures("fast_disk")
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_resumed_run_reads_each_trial_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ended: bool
+) -> None:
+    runs = FakeRuns(tmp_path, monkeypatch)
+    runs.run(trials=2)
+    if not ended:
+        (runs.directory / "summary.json").unlink()
+    read, reads = RecordStore._read, Counter[str]()
+
+    def count(store: RecordStore, path: Path) -> TrialRecord:
+        reads[f"{path.parent.name}/{path.name}"] += 1
+        return read(store, path)
+
+    monkeypatch.setattr(RecordStore, "_read", count)
+    runs.run(trials=3)
+    of_trials = {name: times for name, times in reads.items() if name.startswith("trials/")}
+    assert of_trials == {"trials/00000.json": 1, "trials/00001.json": 1}
 
 
 def test_levels_are_packed_in_memory_and_say_the_same(tmp_path: Path) -> None:

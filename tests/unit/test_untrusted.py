@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_a_file_that_is_too_long_or_no_text_is_refused(tmp_path: Path) -> None:
         read_bytes(tmp_path / "file", most=4)
     with pytest.raises(UnreadableError, match="UTF-8"):
         read_text(tmp_path / "file")
+
+
+def test_reading_takes_the_memory_of_the_file_and_not_of_the_largest_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"small")
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "file") == b"small"
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

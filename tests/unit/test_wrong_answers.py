@@ -53,7 +53,7 @@ def test_their_records_become_infeasible_and_no_others(tmp_path: Path) -> None:
     ):
         store.write(record_of(number, config, found))
     before = store.read_all()
-    judged = reject_wrong_answers(store, [FAILING], events.append)
+    judged = reject_wrong_answers(store, store.read_all(), [FAILING], events.append)
     assert [judged[n].outcome for n in range(3)] == ["infeasible", "ok", "infeasible"]
     assert judged[0].reason == "wrong answers: rows are zeros"
     assert (judged[0].score, judged[0].told_value, judged[0].constraints) == (None, None, ())
@@ -64,5 +64,5 @@ def test_their_records_become_infeasible_and_no_others(tmp_path: Path) -> None:
     assert [event.text for event in events if isinstance(event, Note)] == [
         "trial 0 is infeasible: wrong answers: rows are zeros"
     ]
-    assert reject_wrong_answers(store, [FAILING], events.append) == judged
+    assert reject_wrong_answers(store, judged, [FAILING], events.append) == judged
     assert len(events) == 1
