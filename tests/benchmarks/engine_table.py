@@ -17,8 +17,7 @@ from textwrap import shorten
 
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure
-from tests.e2e.engine_bench import BUILDS, EngineBench, Gpus, engine_bench
-from tests.e2e.engine_models import MODELS
+from tests.e2e.engine_bench import ENGINES, EngineBench, Gpus, engine_bench
 
 PAGE = Path(__file__).parents[2] / "docs" / "hardware.md"
 TABLE = re.compile(r"\| Model \| Precision \|.*?\n(?!\|)", re.DOTALL)
@@ -32,12 +31,11 @@ _HEADER = (
 def rows(bench: EngineBench) -> Iterator[str]:
     """Build every engine and yield its row of the table."""
     yield from _HEADER
-    for name in MODELS:
-        for precision, gpus in BUILDS:
-            outcome = _outcome(bench, name, precision, gpus)
-            row = f"| {name} | {precision} | {', '.join(gpus)} | {outcome} |"
-            print(row, flush=True)
-            yield row
+    for name, precision, gpus in ENGINES:
+        outcome = _outcome(bench, name, precision, gpus)
+        row = f"| {name} | {precision} | {', '.join(gpus)} | {outcome} |"
+        print(row, flush=True)
+        yield row
 
 
 def _outcome(bench: EngineBench, name: str, precision: Precision, gpus: Gpus) -> str:

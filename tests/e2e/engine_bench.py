@@ -21,7 +21,7 @@ from optimizer.configuration.hosting import EngineSettings
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.configuration.serving_config import ArtifactSpec, EngineProfile
 from tests.e2e import tensorrt_rtx
-from tests.e2e.engine_models import model_spec
+from tests.e2e.engine_models import CONVOLUTIONAL, MODELS, model_spec
 
 GPUS = {"T4": (7, 5), "A100": (8, 0), "A10G": (8, 6), "L4": (8, 9)}
 """Compute capabilities."""
@@ -31,15 +31,24 @@ Gpus = tuple[str, ...]
 
 _T4: Gpus = ("T4",)
 _AMPERE_ON: Gpus = ("A100", "A10G", "L4")
-BUILDS: Sequence[tuple[Precision, Gpus]] = (
+_BUILDS: Sequence[tuple[Precision, Gpus]] = (
     ("fp32", _AMPERE_ON),  # TensorRT has FP32 products for a T4, TensorRT for RTX has none
     ("fp16", _T4 + _AMPERE_ON),
     ("bf16", _AMPERE_ON),  # a T4 has no BF16
-    # An engine has only what all of its GPUs have, and a T4 has no INT8 convolutions there.
-    ("int8", _T4),
-    ("int8", _AMPERE_ON),
 )
-"""The engines of each model."""
+_INT8: Sequence[tuple[Precision, Gpus]] = (("int8", _T4 + _AMPERE_ON),)
+_INT8_OF_CONVOLUTIONS: Sequence[tuple[Precision, Gpus]] = (("int8", _T4), ("int8", _AMPERE_ON))
+"""An engine has only what all of its GPUs have, and a T4 has no INT8 convolutions there."""
+
+ENGINES: Sequence[tuple[str, Precision, Gpus]] = tuple(
+    (name, precision, gpus)
+    for name in MODELS
+    for precision, gpus in (
+        *_BUILDS,
+        *(_INT8_OF_CONVOLUTIONS if name in CONVOLUTIONAL else _INT8),
+    )
+)
+"""The engines of each model, each for several GPUs."""
 
 _PRODUCTS = {"Conv", "Gemm", "MatMul"}
 
@@ -83,7 +92,7 @@ class EngineBench:
         """
         model = model_spec(name, Path(mkdtemp(dir=self.folder)))
         self.builds.export_graph(model)
-        gpu = Gpu("GPU-0", f"NVIDIA {gpus[0]}", GPUS[gpus[0]], 15360)
+        gpu = Gpu("GPU-0", " and ".join(gpus), GPUS[gpus[0]], 15360)
         settings = EngineSettings("local", "", gpu, workspace_mib=4096)
         context = BuildContext(model, self.cache, settings)
         sizes = EngineProfile(4, 8) if model.payloads.batched else EngineProfile(1, 1)

@@ -47,6 +47,13 @@ SECTIONS: Mapping[str, Mapping[str, Any]] = {
 
 MINILM = "MiniLM, trained weights"
 MODELS = (*SECTIONS, MINILM)
+CONVOLUTIONAL = frozenset(
+    {
+        *("ViT", "ResNet", "file type", "detector", "text direction", "text recognition"),
+        "voice activity without a rate",
+    }
+)
+"""Models with convolutions outside branches."""
 
 
 def model_spec(name: str, folder: Path) -> ModelSpec:

@@ -22,8 +22,7 @@ from optimizer.artifacts.graphs.tensorrt_rules import broken_rules
 from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure
 from tests.e2e import tensorrt_rtx
-from tests.e2e.engine_bench import BUILDS, GPUS, EngineBench, Gpus, engine_bench
-from tests.e2e.engine_models import MODELS
+from tests.e2e.engine_bench import ENGINES, GPUS, EngineBench, Gpus, engine_bench
 from tests.unit.engines import recipe
 from tests.unit.test_tensorrt_rules import (
     BROKEN,
@@ -90,9 +89,10 @@ def bench(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.parametrize(
-    ("precision", "gpus"), BUILDS, ids=[f"{precision}-{gpus[0]}" for precision, gpus in BUILDS]
+    ("name", "precision", "gpus"),
+    ENGINES,
+    ids=[f"{name}-{precision}-{gpus[0]}" for name, precision, gpus in ENGINES],
 )
-@pytest.mark.parametrize("name", MODELS)
 def test_an_engine_is_built_or_refused(
     bench: EngineBench, name: str, precision: Precision, gpus: Gpus
 ) -> None:
