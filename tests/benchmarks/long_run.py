@@ -1,7 +1,7 @@
 """What a run of thousands of trials costs beside its measurements:
 `python -m tests.benchmarks.long_run`.
 
-A whole run, as `run` does it, of a space of 37,000 configurations, whose levels come from a
+A whole run, as `run` does it, of a space of 21,000 valid configurations, whose levels come from a
 function and have as much detail as real ones. So all of the time is the optimizer's own: proposals,
 records, Optuna's journal, logs, progress and files for the dashboard. One table has CPU time per
 trial, memory and bytes on the disk in windows of trials; the other what it takes to read the study
@@ -157,7 +157,7 @@ class Course:
     """A watcher that notes, every `WINDOW` trials, what the run has cost so far.
 
     A proposal that repeats an earlier trial is told its result, and is no trial. In a space of
-    37,000 configurations that a run exhausts to a quarter, they become frequent.
+    21,000 configurations, of which a run measures half, they become frequent.
     """
 
     directory: StudyDirectory
