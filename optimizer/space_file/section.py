@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -129,11 +130,19 @@ def raise_all(section: type[BaseModel], mistakes: Sequence[PydanticCustomError])
         raise ValidationError.from_exception_data(section.__name__, details)
 
 
+_WITH_VALUE = {
+    "value_error", "space_rule", "json_invalid", "extra_forbidden", "unexpected_keyword_argument"
+}  # fmt: skip
+"""Types of mistakes whose message has the value, or needs none."""
+
+
 def first_mistake(error: ValidationError) -> str:
     """Return one line with the first mistake and its location, and the number of others."""
-    first, *more = error.errors(include_url=False, include_context=False, include_input=False)
+    first, *more = error.errors(include_url=False, include_context=False)
     location = ".".join(map(str, first["loc"])) or "file"
     rule = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if first["type"] not in _WITH_VALUE and isinstance(first["input"], int | float | str):
+        rule += f", got {reprlib.repr(first['input'])}"
     return f"{location}: {rule}" + (f" (and {len(more)} more)" if more else "")
 
 

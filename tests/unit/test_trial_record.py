@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import given, settings
 from pydantic import TypeAdapter, ValidationError
 
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.errors import DamagedStudyError
 from optimizer.files.untrusted import check_ranges
 from optimizer.measurement.trial_record import SCHEMA_VERSION, Seconds, TrialRecord
 from optimizer.study.record_json import record_from_json, record_to_json
+from optimizer.study.record_store import RecordStore
 from tests.unit.strategies import trial_records
 from tests.unit.studies import ok, record_of, small_space
 
@@ -97,3 +100,11 @@ def test_a_whole_number_of_a_record_has_64_bits() -> None:
     text = record_to_json(SMALLEST).replace('"attempt":1', f'"attempt":{2**63}')
     with pytest.raises(ValidationError, match="attempt"):
         record_from_json(text.encode())
+
+
+def test_a_number_out_of_its_range_is_named_with_its_key_and_its_value(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    text = record_to_json(SMALLEST)
+    (tmp_path / "00000.json").write_text(text.replace('"attempt":1', f'"attempt":{2**63}'))
+    with pytest.raises(DamagedStudyError, match=f"attempt: .* equal to {2**63 - 1}, got {2**63}"):
+        store.read_all()
