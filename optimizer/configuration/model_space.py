@@ -29,7 +29,6 @@ from optimizer.configuration.named_parameters import Parameter, names_of
 from optimizer.configuration.parameter_definition import (
     ModelScope,
     ServingDraft,
-    Value,
     label,
 )
 from optimizer.configuration.runtimes import PRECISIONS_OF, STEP_RUNTIMES
@@ -232,14 +231,9 @@ class ModelSpace:
     def draft(self, position: Sequence[int]) -> ServingDraft:
         """Return what the model, and what it asks of the server, is made of at a valid point."""
         draft = ServingDraft(self.scope)
-        for (put, values), at in zip(self._puts, position, strict=True):
-            put(draft, values[at])
+        for parameter, at in zip(self.parameters, position, strict=True):
+            parameter.definition.put(draft, parameter.values[at])
         return draft
-
-    @cached_property
-    def _puts(self) -> Sequence[tuple[Callable[[ServingDraft, Any], None], Sequence[Value]]]:
-        """What puts each parameter into a draft, and its values."""
-        return [(p.definition.put, p.values) for p in self.parameters]
 
     @cached_property
     def _positions(self) -> dict[tuple[ModelServing, ServerOptions], Position]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -107,6 +108,14 @@ def test_each_point_is_another_configuration(space: SearchSpace) -> None:
 def test_a_point_is_found_again_by_its_configuration(space: SearchSpace) -> None:
     for point in points_of(space):
         assert space.position_of(space.config(point)) == point
+
+
+@few
+@given(spaces())
+def test_a_space_that_was_used_goes_to_another_process(space: SearchSpace) -> None:
+    config = space.config(space.baseline)
+    assert space.position_of(config) == space.baseline
+    assert pickle.loads(pickle.dumps(space)).config(space.baseline) == config
 
 
 @few
