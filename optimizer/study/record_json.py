@@ -52,6 +52,8 @@ def _with_ranges(schema: Any, name: str) -> Any:
     kind = schema.get("type")
     own = schema["name"] if kind == "dataclass-field" else name
     held = {key: _with_ranges(part, own) for key, part in schema.items()}
+    if (kind, own) == ("default", "schema_version"):
+        return held["schema"]  # every record that was written has it
     if kind == "float":
         return held | _bounds(own) | {"allow_inf_nan": False}
     return held | {"ge": -(2**63), "le": 2**63 - 1} | _bounds(own) if kind == "int" else held

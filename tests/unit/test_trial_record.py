@@ -108,3 +108,12 @@ def test_a_number_out_of_its_range_is_named_with_its_key_and_its_value(tmp_path:
     (tmp_path / "00000.json").write_text(text.replace('"attempt":1', f'"attempt":{2**63}'))
     with pytest.raises(DamagedStudyError, match=f"attempt: .* equal to {2**63 - 1}, got {2**63}"):
         store.read_all()
+
+
+def test_a_record_without_its_schema_version_is_refused(tmp_path: Path) -> None:
+    text = record_to_json(SMALLEST)
+    (tmp_path / "00000.json").write_text(
+        text.replace(f'"schema_version":{SCHEMA_VERSION}', '"x":1')
+    )
+    with pytest.raises(DamagedStudyError, match="schema_version: Field required"):
+        RecordStore(tmp_path).read_all()
