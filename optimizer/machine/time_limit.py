@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from optimizer.errors import TimeIsUpError
+from optimizer.machine.cores import usable_cores
 
 _LEAST_SECONDS = 0.001
 """A timer of 0 s would never fire."""
@@ -103,12 +104,17 @@ def seconds_of_process() -> float:
 
 
 def wait_factor() -> float:
-    """Return by which the main thread took longer so far because it waited for a core, from 1."""
+    """Return by which work takes longer because it waits for a core, from 1.
+
+    That is what the main thread has waited so far, or what the load of the last minute makes likely
+    for work that keeps a core busy, if that is more.
+    """
+    by_load = os.getloadavg()[0] / len(usable_cores())
     try:
         running, waiting, _ = map(int, Path("/proc/self/schedstat").read_text().split())
     except OSError:  # a kernel that does not count it
-        return 1.0
-    return 1 + waiting / max(1, running)
+        return max(1.0, by_load)
+    return max(1 + waiting / max(1, running), by_load)
 
 
 def seconds_until(at: datetime.time, now: float) -> float:

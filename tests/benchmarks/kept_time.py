@@ -81,9 +81,9 @@ def disturbed(seed: int, processes: int) -> Iterator[None]:
             process.wait()
 
 
-def run(folder: Path, number: int, arguments: Sequence[object]) -> tuple[int, float]:
+def run(folder: Path, cache: Path, number: int, arguments: Sequence[object]) -> tuple[int, float]:
     """Run the optimizer; return its exit code and when it ended, in Unix time."""
-    command = [sys.executable, "-m", "optimizer", "run", "space.yaml", "--cache", folder / "cache"]
+    command = [sys.executable, "-m", "optimizer", "run", "space.yaml", "--cache", cache]
     with (folder / f"{number}.log").open("w") as log:
         code = subprocess.run(
             [*map(str, command), "--study", f"run-{number}", *map(str, arguments)],
@@ -95,15 +95,16 @@ def run(folder: Path, number: int, arguments: Sequence[object]) -> tuple[int, fl
     return code, time.time()
 
 
-def kept_time(folder: Path, number: int, seconds: float, loaded: bool) -> KeptTime:
-    """Run once; every second pair of runs gets a time of day."""
+def kept_time(folder: Path, cache: Path, number: int, seconds: float, sampler: str) -> KeptTime:
+    """Run once: every second run is disturbed, every second pair gets a time of day."""
+    loaded = number % 2 == 1
     started, option = time.time(), "--until" if number // 2 % 2 else "--timeout"
     value = f"{seconds:g}s"
     if option == "--until":
         until = datetime.datetime.fromtimestamp(math.ceil(started + seconds)).astimezone()
         seconds, value = until.timestamp() - started, f"{until:%H:%M:%S}"
     with disturbed(number, 2 if loaded else 0):
-        code, ended = run(folder, number, [option, value])
+        code, ended = run(folder, cache, number, [option, value, "--sampler", sampler])
     summary = folder / "results" / f"run-{number}" / "summary.json"
     content = json.loads(summary.read_text()) if summary.exists() else {}
     return KeptTime(
@@ -143,6 +144,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=110.0)
+    parser.add_argument("--sampler", default="guided")
+    parser.add_argument("--cache", type=Path, help="with the artefacts; one run fills it otherwise")
     parser.add_argument("--json", type=Path, help="file for the figures of each run")
     options = parser.parse_args()
     with TemporaryDirectory() as name:
@@ -151,9 +154,11 @@ def main() -> None:
             parameters=_PARAMETERS, measurement=_MEASUREMENT, budget={"trials": 1000}
         )
         tiny.write_space(folder, space)
-        run(folder, -1, ["--trials", "1", "--timeout", f"{_FILL_SECONDS}s"])
+        cache = options.cache or folder / "cache"
+        if options.cache is None:
+            run(folder, cache, -1, ["--trials", "1", "--timeout", f"{_FILL_SECONDS}s"])
         for number in range(options.runs):
-            runs.append(kept_time(folder, number, options.seconds, loaded=number % 2 == 1))
+            runs.append(kept_time(folder, cache, number, options.seconds, options.sampler))
             print(runs[-1], flush=True)
             if options.json is not None:
                 options.json.write_text(json.dumps([asdict(each) for each in runs], indent=1))

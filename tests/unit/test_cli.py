@@ -263,7 +263,7 @@ def test_options_become_the_request(
 ) -> None:
     requests: list[RunOptions] = []
 
-    def take(request: RunOptions, _: object) -> RunResult:
+    def take(request: RunOptions, *_: object) -> RunResult:
         requests.append(request)
         raise StorageError("enough")
 
