@@ -36,6 +36,9 @@ _WARMUP_SHARE = 0.1
 
 _MAX_STEPS = 8
 
+_REFUSED_OVER_LIMIT = 10.0
+"""Latency over the limit of a refused request: finite, so that loads can be interpolated."""
+
 _MOST_HITS = 19
 """Hits for each executed request, up to which a simulation has as many executed requests."""
 
@@ -201,13 +204,21 @@ class Loads:
     def latencies_over_limits(self, rate_per_second: float) -> list[float]:
         """Return the latency at the limit's percentile over the limit, of each source."""
         simulation = self._simulate(rate_per_second)
-        good = self._counted & ~simulation.refused
-        limits = [stream.limit for stream in self._streams]
         return [
-            _percentiles(simulation, good & (self._source == n), (limit.percentile,))[0]
-            / limit.latency_ms
-            for n, limit in enumerate(limits)
+            self._latency_over_limit(simulation, self._counted & (self._source == n), each.limit)
+            for n, each in enumerate(self._streams)
         ]
+
+    @staticmethod
+    def _latency_over_limit(
+        simulation: NetworkSimulation, counted: NDArray[np.bool_], limit: LatencyLimit
+    ) -> float:
+        """Return the percentile over the limit; a refused request misses it, as in a load test."""
+        if not counted.any():
+            return math.inf
+        relative = simulation.latency_ms[counted] / limit.latency_ms
+        relative[simulation.refused[counted]] = _REFUSED_OVER_LIMIT
+        return float(np.percentile(relative, limit.percentile, method="weibull"))
 
     def latencies_ms(self, rate_per_second: float) -> list[NDArray[np.float64]]:
         """Return the latency of each source's counted requests; infinity if refused."""
