@@ -130,22 +130,19 @@ def predict_capacity(
     saturated = predict_saturation(network, concurrency, seed, [each.share for each in streams])
     loads = Loads(network, streams, requests, seed)
 
-    def log_excess(rate: float) -> float:
-        return math.log(max(loads.latencies_over_limits(rate)))
-
     top = HIGHEST_SHARE * saturated.per_second
     floor = floor_per_second(saturated.per_second)
-    at_floor = log_excess(floor)
+    at_floor = loads.log_excess(floor)
     if at_floor > 0:
         rate = 0.0
     elif floor >= top:
         rate = top
     else:
-        rate = _crossing(log_excess, floor, at_floor, top, resolution * saturated.per_second)
+        rate = crossing(loads.log_excess, floor, at_floor, top, resolution * saturated.per_second)
     return PredictedCapacity(rate, saturated, at_floor)
 
 
-def _crossing(
+def crossing(
     log_excess: Callable[[float], float], low: float, at_low: float, high: float, width: float
 ) -> float:
     """Return the rate up to `high` where `log_excess` crosses 0, by regula falsi (Illinois).
@@ -219,6 +216,10 @@ class Loads:
         relative = simulation.latency_ms[counted] / limit.latency_ms
         relative[simulation.refused[counted]] = _REFUSED_OVER_LIMIT
         return float(np.percentile(relative, limit.percentile, method="weibull"))
+
+    def log_excess(self, rate_per_second: float) -> float:
+        """Return the logarithm of the latency over the limit, of the worst source."""
+        return math.log(max(self.latencies_over_limits(rate_per_second)))
 
     def latencies_ms(self, rate_per_second: float) -> list[NDArray[np.float64]]:
         """Return the latency of each source's counted requests; infinity if refused."""
