@@ -57,6 +57,7 @@ WITHOUT_LOAD = {
     "test_remote.py",
     "test_response_cache.py",
     "test_repository_source.py",
+    "test_search.py",
     "test_serve.py",
     "test_server_launcher.py",
     "test_serving.py",

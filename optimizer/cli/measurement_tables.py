@@ -17,7 +17,12 @@ from optimizer.measurement.cache_use import CacheUse, cache_uses
 from optimizer.measurement.estimates import Percentile
 from optimizer.measurement.host_share import HostTiming, model_ms
 from optimizer.measurement.level import BatchPoint, LoadLevel, Measurement, ServerSplit, StreamLevel
-from optimizer.measurement.level_checks import capacity_basis, why_missed, why_void
+from optimizer.measurement.level_checks import (
+    capacity_basis,
+    rejected_requests,
+    why_missed,
+    why_void,
+)
 from optimizer.measurement.resource_use import GpuUse, MachineUse
 from optimizer.report import number_formats as form
 from optimizer.report.pipeline_tables import breakdown_parts, breakdowns
@@ -87,9 +92,9 @@ def _levels(levels: Sequence[LoadLevel]) -> Table:
 
 
 def _result(level: LoadLevel) -> str:
-    if level.kind == "saturation":
-        return level.ended
-    return why_void(level) or why_missed(level) or level.ended
+    missed = why_void(level) or why_missed(level) if level.kind != "saturation" else None
+    rejected = rejected_requests(level)
+    return (missed or level.ended) + (f"; {rejected}" if rejected is not None else "")
 
 
 def _offered(level: LoadLevel) -> tuple[bool, float]:

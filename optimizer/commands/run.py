@@ -64,7 +64,6 @@ from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
 from optimizer.study.notification import NotificationTarget, notifying, target_of
 from optimizer.study.optuna_study import OptunaStudy
-from optimizer.study.packed_levels import with_packed_levels
 from optimizer.study.search_status import SearchEnd
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from optimizer.study.trial_records import objective_names
@@ -420,7 +419,7 @@ class _Study:
             for record in reusable:
                 trials.write(record)
             self._watch(Note(f"{len(reusable)} trials of study {origin} are reused"))
-            records = {record.number: with_packed_levels(record) for record in reusable}
+            records = {record.number: trials.kept(record) for record in reusable}
         judged = reject_wrong_answers(trials, records, prepared.gated, self._watch)
         return History(judged, contradicted_by(self._directory.confirmations.read_all().values()))
 

@@ -23,6 +23,9 @@ _SCHEDULING: Mapping[str, Value] = {
     "preferred_batch_sizes": "none",
     "max_queue_delay_us": 0,
     "instance_count": 1,
+    "max_queue_size": "off",
+    "default_timeout_microseconds": "off",
+    "timeout_action": "reject",
 }
 """Parameters of every model that executes requests, whatever its files are, with the values of one
 that nobody has touched."""

@@ -100,7 +100,9 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
     """Return the end of a message about an invalid name: the valid name that may be meant."""
     names = list(valid)
     meant = next((each.file_key for each in PARAMETERS if name in each.triton_names), None)
-    near = [meant] if meant in names else difflib.get_close_matches(name, names, 1)
+    # A name that was left unfinished is nearer to its end than to another of its length.
+    longer = [each for each in names if name and each.startswith(name)]
+    near = [meant] if meant in names else longer or difflib.get_close_matches(name, names, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

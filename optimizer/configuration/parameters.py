@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -101,12 +102,38 @@ def _put_max_batch_size(draft: ServingDraft, value: int) -> None:
 def _put_preferred_sizes(draft: ServingDraft, value: Value) -> None:
     if draft.batching is not None:
         sizes = preferred_sizes(value, draft.max_batch_size)
-        draft.batching = Batching(sizes, draft.batching.max_queue_delay_us)
+        draft.batching = replace(draft.batching, preferred_batch_sizes=sizes)
 
 
 def _put_queue_delay(draft: ServingDraft, value: int) -> None:
     if draft.batching is not None:
-        draft.batching = Batching(draft.batching.preferred_batch_sizes, value)
+        draft.batching = replace(draft.batching, max_queue_delay_us=value)
+
+
+def _queue_policy(
+    name: str,
+    allowed: Allowed,
+    default: Value,
+    description: str,
+    attribute: str,
+    effect: ParameterEffect,
+) -> ParameterDefinition:
+    """Define a parameter that is a field of Triton's default_queue_policy."""
+
+    def put(draft: ServingDraft, value: Value) -> None:
+        if draft.batching is not None:
+            changed: dict[str, Any] = {attribute: 0 if value == "off" else value}
+            policy = replace(draft.batching.queue_policy, **changed)
+            draft.batching = replace(draft.batching, queue_policy=policy)
+
+    def read(served: Served) -> object:
+        batching = served.model.batching
+        return (getattr(batching.queue_policy, attribute) or "off") if batching else None
+
+    path = f"dynamic_batching.default_queue_policy.{name}"
+    return ParameterDefinition(
+        name, "queue", allowed, default, description, put, read, effect, fields=(path,)
+    )
 
 
 def _put_instance_count(draft: ServingDraft, value: Value) -> None:
@@ -178,6 +205,10 @@ _WITH_ENGINES = ParameterEffect(lambda rows, scope: rows["runtime"] == "tensorrt
 _WITH_BATCHES_OF_ENGINES = ParameterEffect(
     lambda rows, scope: (rows["runtime"] == "tensorrt") & _merges(rows, scope),
     lambda model: _runs_engine(model) and model.batching is not None,
+)
+_WITH_QUEUE_TIMEOUT = ParameterEffect(
+    lambda rows, scope: _merges(rows, scope) & (rows["default_timeout_microseconds"] != "off"),
+    lambda model: model.batching is not None and model.batching.queue_policy.timeout_us > 0,
 )
 _WITH_CPU_INSTANCES = ParameterEffect(
     lambda rows, scope: scope.kind == "KIND_CPU",
@@ -370,6 +401,30 @@ PARAMETERS: tuple[ParameterDefinition, ...] = (
         read=_read_cache_size,
         effect=_WITH_CACHE,
         triton_names=("cache_config", "response_cache_byte_size"),
+    ),
+    _queue_policy(
+        "max_queue_size",
+        Allowed(words=("off",), least=1),
+        default="off",
+        description="requests that may wait in the queue; the server rejects further ones",
+        attribute="max_queue_size",
+        effect=WITH_BATCHING,
+    ),
+    _queue_policy(
+        "default_timeout_microseconds",
+        Allowed(words=("off",), least=1),
+        default="off",
+        description="how long a request may wait in the queue before timeout_action applies",
+        attribute="timeout_us",
+        effect=WITH_BATCHING,
+    ),
+    _queue_policy(
+        "timeout_action",
+        Allowed(words=("reject", "delay")),
+        default="reject",
+        description="reject a request that waited too long, or delay it: serve it after all others",
+        attribute="timeout_action",
+        effect=_WITH_QUEUE_TIMEOUT,
     ),
 )
 """In the order of points, tables and files; a new parameter comes last, so that points of older

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
 from optimizer.configuration.runtimes import Runtime
@@ -64,11 +65,35 @@ class ArtifactSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """Triton's default_queue_policy; 0 means no bound, as in Triton.
+
+    Attributes:
+        max_queue_size: requests that may wait for the batcher; further ones are rejected.
+        timeout_us: how long a request may wait.
+        timeout_action: reject a request that has waited longer, or serve it after all others.
+    """
+
+    max_queue_size: int = 0
+    timeout_us: int = 0
+    timeout_action: Literal["reject", "delay"] = "reject"
+
+    @property
+    def bounds(self) -> bool:
+        """Whether there is any bound; Triton then prepares no batches ahead."""
+        return self.max_queue_size > 0 or self.timeout_us > 0
+
+
+NO_QUEUE_POLICY = QueuePolicy()
+
+
+@dataclass(frozen=True, slots=True)
 class Batching:
     """Triton's dynamic batcher, which reads no preferred batch sizes as [max_batch_size]."""
 
     preferred_batch_sizes: tuple[int, ...] = ()
     max_queue_delay_us: int = 0
+    queue_policy: QueuePolicy = NO_QUEUE_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +231,10 @@ class ServingConfig:
         for name in _ADDED_OPTIONS:
             if getattr(self.server, name) == getattr(_NO_OPTIONS, name):
                 del content["server"][name]
+        for model, written in zip(self.models, content["models"], strict=True):
+            if model.batching is not None and model.batching.queue_policy == NO_QUEUE_POLICY:
+                # Digests of earlier versions lack it.
+                del written["batching"]["queue_policy"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -262,6 +291,7 @@ def describe_model(model: ModelServing, *, generated: bool = False) -> str:
         if preferred:
             parts.append("preferred " + "/".join(map(str, preferred)))
         parts.append(f"queue delay {model.batching.max_queue_delay_us} us")
+        parts += _describe_policy(model.batching.queue_policy)
     if as_deployed:
         parts.append(f"{model.most_instances} instance{'s' if model.most_instances != 1 else ''}")
     else:
@@ -280,6 +310,14 @@ def _describe_artifact(artifact: ArtifactSpec) -> str:
     if artifact.precision == "as_deployed":
         return artifact.runtime
     return f"{artifact.runtime} {artifact.precision}"
+
+
+def _describe_policy(policy: QueuePolicy) -> list[str]:
+    size, timeout = policy.max_queue_size, policy.timeout_us
+    return [
+        *([f"max_queue_size {size}"] if size else []),
+        *([f"queue timeout {timeout} us ({policy.timeout_action})"] if timeout else []),
+    ]
 
 
 def _options(model: ModelServing) -> list[str]:

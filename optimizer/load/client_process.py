@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from optimizer.load.exchange import Begin, Order, Ready, Replies, Report, Schedule, Stop, Users
-from optimizer.load.transmit import REFUSED, TRANSMITTERS, Transmitter
+from optimizer.load.transmit import REFUSED, TRANSMITTERS, Transmitter, is_rejection
 from optimizer.machine.child_shim import die_with_parent
 
 _REFUSED_SECONDS = 1.0
@@ -157,7 +157,7 @@ class _Level:
         self._done[index] = now
         if error is not None:
             self._errors[index] = error
-        if error is None or not error.startswith(REFUSED):
+        if error is None or not error.startswith(REFUSED) or is_rejection(error):
             self._refused_since = None
         elif self._refused_since is None:
             self._refused_since = now

@@ -90,7 +90,7 @@ class Replies:
         streams: index of the request's stream.
         due_seconds, sent_seconds, done_seconds: since the start of the level. In a closed loop
             without think time a request is due at the reply before it.
-        errors: message by index of the request that failed.
+        errors: message by index of the request that failed or was rejected.
         refused_at_seconds: when the level was aborted because the server refused everything.
     """
 

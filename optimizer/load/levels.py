@@ -11,6 +11,7 @@ from optimizer.errors import LoadTestFailure, VoidLevelFailure
 from optimizer.load.exchange import Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.statistics import variance_inflation, warmup_is_over, warmup_length
+from optimizer.load.transmit import is_rejection
 from optimizer.load.user_load import UserLoad
 from optimizer.measurement.estimates import percentile_with_interval
 from optimizer.measurement.level import LevelKind, LoadLevel, Slice, StreamLevel
@@ -41,8 +42,8 @@ def load_level(
 
     Only requests that were due within the measured window count: after the planned warm-up and any
     further one that `warmup_length` finds, unless the plan is of a cold start. A request without a
-    good reply counts with the timeout as its latency, so that failing fast never looks like being
-    fast.
+    good reply counts with the timeout as its latency, so that failing fast, or being rejected at
+    once, never looks like being fast.
 
     Args:
         stopped: why and when (seconds since the start) sending was stopped early.
@@ -136,7 +137,8 @@ def _stream_level(
     if isinstance(plan.load, OpenLoop):
         # Replies beyond what was due clear a backlog from before the window.
         answered = min(answered, sent)
-    failed = np.flatnonzero(due & ~replies.good)
+    not_good = np.flatnonzero(due & ~replies.good)
+    failed = [at for at in not_good.tolist() if not is_rejection(replies.errors[at])]
     latencies_ms = _latencies_ms(plan, replies)[due]
     lag_ms = (replies.sent_seconds - replies.due_seconds)[due] * 1e3
     inflation = variance_inflation(latencies_ms)
@@ -148,9 +150,9 @@ def _stream_level(
         offered_per_second=sent / seconds,
         achieved_per_second=answered / seconds,
         sent=sent,
-        completed=sent - len(failed),
+        completed=sent - len(not_good),
         errors=len(failed),
-        first_error=replies.errors[int(failed[0])] if len(failed) else None,
+        first_error=replies.errors[failed[0]] if failed else None,
         mean_ms=float(latencies_ms.mean()),
         mean_from_send_ms=float(from_send_ms.mean()),
         latencies=tuple(percentile_with_interval(latencies_ms, p, inflation) for p in percentiles),
@@ -159,6 +161,7 @@ def _stream_level(
         latencies_from_send=tuple(
             percentile_with_interval(from_send_ms, p, inflation) for p in percentiles
         ),
+        rejected=len(not_good) - len(failed),
     )
 
 
@@ -192,9 +195,10 @@ def _slices(replies: Replies, window: tuple[float, float]) -> tuple[Slice, ...]:
 
 
 def refuse_if_all_failed(level: LoadLevel) -> None:
-    """Raise LoadTestFailure when every request failed."""
-    if level.errors == sent_requests(level):
-        raise LoadTestFailure(f"every request failed: {first_error(level)}")
+    """Raise LoadTestFailure when every request failed or was rejected."""
+    if level.errors + level.rejected == sent_requests(level):
+        reason = first_error(level) or "the queue policy rejected it"
+        raise LoadTestFailure(f"every request failed: {reason}")
 
 
 def refuse_void(level: LoadLevel) -> None:

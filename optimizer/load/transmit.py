@@ -25,11 +25,19 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 REFUSED = "UNAVAILABLE"
 """Start of the error of a request that reached no server."""
 
+_REJECTIONS = ("Exceeds maximum queue size", "Request timeout expired")
+"""Parts of Triton's errors that its queue policy causes; their status is `REFUSED` as well."""
+
 TOO_LATE = "DEADLINE_EXCEEDED"
 """Start of the error of a request that was not answered in time."""
 
 Done = Callable[[str | None], None]
 """Called once, from any thread, when a request has ended: with its error, or None."""
+
+
+def is_rejection(error: str) -> bool:
+    """Return whether a server's queue policy rejected the request of an error."""
+    return error.startswith(REFUSED) and any(part in error for part in _REJECTIONS)
 
 
 class Transmitter(Protocol):

@@ -35,7 +35,8 @@ class StreamLevel:
     Attributes:
         offered_per_second: rate at which requests were due (saturation: at which they were sent).
         achieved_per_second: rate of good replies while requests were due, at most the offered one.
-        sent, completed, errors: requests after warm-up.
+        sent, completed, errors, rejected: requests after warm-up. The server's queue policy
+            rejects requests, which misses the limit but is no error.
         first_error: message of the first error, None without one.
         mean_ms: latency from the due time, as the percentiles are.
         mean_from_send_ms: latency from the time of sending.
@@ -58,6 +59,7 @@ class StreamLevel:
     limit_percentile: float
     limit_ms: float
     latencies_from_send: tuple[Percentile, ...] = ()
+    rejected: int = 0
 
     def latency(self, percentile: float) -> Percentile:
         """Return one of the stored percentiles. Raises KeyError for another."""
@@ -246,6 +248,11 @@ class LoadLevel:
         return sum(stream.errors for stream in self.streams)
 
     @property
+    def rejected(self) -> int:
+        """Number of requests over all streams that the server's queue policy rejected."""
+        return sum(stream.rejected for stream in self.streams)
+
+    @property
     def shortest_limit_ms(self) -> float:
         """Shortest latency limit of the streams."""
         return min(stream.limit_ms for stream in self.streams)
@@ -296,9 +303,9 @@ class LoadLevel:
 
     @property
     def meets_limits(self) -> bool:
-        """Whether every request was answered and every stream's percentile is within its limit.
+        """Whether no request failed and every stream's percentile is within its limit.
 
-        A void level meets no limit.
+        A void level meets no limit. A rejected request counts as one that missed its limit.
         """
         if not self.client.kept_up or self.errors or self.verdict == "infeasible":
             return False

@@ -35,6 +35,13 @@ def failed_requests(level: LoadLevel) -> str | None:
     return f"{level.errors} of {sent_requests(level)} requests failed: {first_error(level)}"
 
 
+def rejected_requests(level: LoadLevel) -> str | None:
+    """Return how many requests of a level the queue policy rejected; None where it did none."""
+    if not level.rejected:
+        return None
+    return f"{level.rejected} of {sent_requests(level)} requests rejected by the queue policy"
+
+
 def why_missed(level: LoadLevel) -> str | None:
     """Return why an open-loop level misses the limits, None where it meets them.
 
@@ -95,6 +102,11 @@ def capacity_basis(measurement: Measurement) -> str | None:
 
 def level_verdict(level: LoadLevel) -> str | None:
     """Return the result of a level as text, with the reason; None where it showed nothing yet."""
+    texts = (_verdict(level), rejected_requests(level))
+    return "; ".join(text for text in texts if text is not None) or None
+
+
+def _verdict(level: LoadLevel) -> str | None:
     if level.kind != "open_loop":
         return failed_requests(level)
     if (reason := why_void(level)) is not None:
@@ -136,8 +148,8 @@ def backlog_grew(level: LoadLevel) -> bool:
 
 
 def _backlog_growth(level: LoadLevel) -> float:
-    """Return the requests that were due in the window less the good replies in it."""
-    return (level.offered_per_second - level.achieved_per_second) * level.seconds
+    """Return the requests that were due in the window less the replies in it, of rejections too."""
+    return (level.offered_per_second - level.achieved_per_second) * level.seconds - level.rejected
 
 
 def sent_requests(level: LoadLevel) -> int:

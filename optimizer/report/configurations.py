@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from optimizer.configuration.serving_config import describe
 from optimizer.measurement.cache_use import cache_uses
 from optimizer.measurement.level import Measurement
-from optimizer.measurement.level_checks import capacity_basis
+from optimizer.measurement.level_checks import capacity_basis, sent_requests
 from optimizer.measurement.trial_record import TrialRecord, outcome_name
 from optimizer.report import number_formats as form
 from optimizer.report.table import Table, table_of
@@ -83,6 +83,28 @@ def cache_table(entries: Sequence[ConfirmedCapacity]) -> Table | None:
         "answer is executed."
     )
     return Table("Response cache", columns, rows, (note,), texts=("configuration", "model"))
+
+
+def rejections_table(entries: Sequence[ConfirmedCapacity]) -> Table | None:
+    """Return what queue policies rejected at the capacity; None where none did."""
+    levels = [(each.config, each.candidate.measurement.nearest_level) for each in entries]
+    rows = tuple(
+        (
+            describe(config),
+            form.rate(level.offered_per_second),
+            form.fine_percent(level.rejected / sent_requests(level)),
+        )
+        for config, level in levels
+        if level is not None and level.rejected
+    )
+    if not rows:
+        return None
+    columns = ("configuration", "offered, requests/s", "rejected")
+    note = (
+        "The queue policy rejects requests when the queue is full or they have waited too long. "
+        "They are no errors, and count as requests that missed the limit."
+    )
+    return Table("Rejected requests", columns, rows, (note,), texts=("configuration",))
 
 
 def claims_table(claims: Sequence[CapacityClaim]) -> Table:

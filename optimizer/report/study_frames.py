@@ -216,6 +216,7 @@ _LEVEL_COLUMNS = (
     "sent",
     "completed",
     "errors",
+    "rejected",
     "client_lag_ms",
     "meets_limits",
     "verdict",
@@ -256,6 +257,7 @@ def _stream(stream: StreamLevel) -> Row:
         "sent": stream.sent,
         "completed": stream.completed,
         "errors": stream.errors,
+        "rejected": stream.rejected,
     }
 
 

@@ -24,6 +24,7 @@ from optimizer.report.configurations import (
     claims_table,
     confidence_text,
     configurations_table,
+    rejections_table,
     short_trials_table,
 )
 from optimizer.report.pipeline_tables import Breakdown, breakdown_parts, breakdowns_of
@@ -168,6 +169,8 @@ class StudyOutcome:
             tables.append(configurations_table("The best and what it is compared with", named))
             if (cache := cache_table(self.decision.ranking)) is not None:
                 tables.append(cache)
+            if (rejections := rejections_table(self.decision.ranking)) is not None:
+                tables.append(rejections)
         if self.claims:
             tables.append(claims_table(self.claims))
         if self.summary is not None and self.summary.pareto:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -41,6 +41,7 @@ from optimizer.study.decision import (
     ConfirmedCapacity,
     Decision,
     claims_of,
+    contradicted_by,
     decide,
     p95_at_lowest_load,
     rounds_of,
@@ -126,6 +127,7 @@ class ConfirmPhase:
         self._plans: list[ConfirmPlan] = []
         self._cut_off = set[ServingConfig]()
         self._ratios: list[float] = []
+        self._by_trials: Sequence[ConfirmedCapacity] = ()
 
     def run(self, history: History, reference: ServingConfig) -> Confirmed:
         """Confirm the best of `history`, and the baseline `reference` for comparison.
@@ -134,6 +136,7 @@ class ConfirmPhase:
             EverythingFailedError: when most of the best could not be measured again.
             StorageError: when a record cannot be written.
         """
+        self._by_trials = self._decide(history.records, ()).unconfirmed
         queue = ranked(history.ok, self._context)
         finalists = [*queue[:_FINALISTS], *_ties(queue)]
         queue = [record for record in queue if record not in finalists]
@@ -260,8 +263,18 @@ class ConfirmPhase:
             )
 
     def _decision(self, history: History) -> Decision:
-        context = self._context
-        return decide(history.records, self._records.values(), context.price, context.demand)
+        """Return what `decide` does of all records, where only confirmations are new."""
+        rounds = self._records.values()
+        measured = {record.config for record in rounds}
+        own = self._decide([r for r in history.ok if r.config in measured], rounds)
+        gone = {each.config for each in own.confirmed} | contradicted_by(rounds).keys()
+        others = tuple(each for each in self._by_trials if each.config not in gone)
+        return replace(own, unconfirmed=others)
+
+    def _decide(
+        self, trials: Iterable[TrialRecord], confirmations: Collection[TrialRecord]
+    ) -> Decision:
+        return decide(trials, confirmations, self._context.price, self._context.demand)
 
     def _cheaper_claim(self, queue: Sequence[TrialRecord], history: History) -> TrialRecord | None:
         """Return the first unconfirmed record with a cheaper fleet than any confirmed one."""

@@ -318,9 +318,18 @@ def _refuse_overheated(use: MachineUse) -> None:
 
 
 def concurrency(config: ServingConfig) -> int:
-    """Return the outstanding requests that saturate: twice the largest batch of every instance."""
+    """Return the outstanding requests that saturate: twice the largest batch of every instance.
+
+    Bounded queues get no more than they and the instances hold: a client whose request is rejected
+    pauses, and the instances would be idle.
+    """
     wanted = sum(2 * model.max_batch_size * model.instance_count for model in config.models)
-    return max(_LEAST_OUTSTANDING, wanted)
+    bounds = (
+        queue + min(queue, model.max_batch_size) * model.instance_count
+        for model in config.models
+        if model.batching is not None and (queue := model.batching.queue_policy.max_queue_size)
+    )
+    return min([max(_LEAST_OUTSTANDING, wanted), *bounds])
 
 
 def _model(config: ServingConfig, stream: Stream) -> ModelServing:

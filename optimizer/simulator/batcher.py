@@ -14,31 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.configuration.serving_config import ModelServing
+from optimizer.configuration.serving_config import (
+    NO_QUEUE_POLICY,
+    ModelServing,
+    QueuePolicy,
+)
 from optimizer.simulator.batcher_layout import ROW, RULES, STEP
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.workload.request_sizes import padded_length
 from optimizer.workload.streams import LENGTH, Payloads, Stream
-
-
-@dataclass(frozen=True)
-class QueuePolicy:
-    """Triton's default_queue_policy; 0 means no bound, as in Triton.
-
-    Attributes:
-        max_queue_size: requests that may wait for the batcher; further ones are refused.
-        timeout_us: how long a request may wait.
-        refuses: refuse a request that has waited longer (REJECT); otherwise serve it last (DELAY).
-    """
-
-    max_queue_size: int = 0
-    timeout_us: int = 0
-    refuses: bool = True
-
-    @property
-    def bounds(self) -> bool:
-        """Whether there is any bound; Triton then prepares no batches ahead."""
-        return self.max_queue_size > 0 or self.timeout_us > 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +47,7 @@ class Scheduler:
     prefetch: bool = True
     request_size: int = 1
     free_dimensions: bool = True
-    policy: QueuePolicy = QueuePolicy()
+    policy: QueuePolicy = NO_QUEUE_POLICY
 
     @property
     def preferred(self) -> tuple[int, ...]:
@@ -90,6 +74,7 @@ def scheduler_of(model: ModelServing, stream: Stream) -> Scheduler:
         instances=model.instance_count,
         request_size=stream.batch_size,
         free_dimensions=_free_dimensions(stream),
+        policy=batching.queue_policy if batching else NO_QUEUE_POLICY,
     )
 
 
@@ -310,7 +295,7 @@ def rules_of(scheduler: Scheduler, curve: ServiceCurve) -> NDArray[np.void]:
     rules["looks_at_every_request"] = scheduler.free_dimensions
     rules["most_queued"] = policy.max_queue_size
     rules["timeout_ms"] = policy.timeout_us / 1e3 if policy.timeout_us > 0 else math.inf
-    rules["refuses"] = policy.refuses
+    rules["refuses"] = policy.timeout_action == "reject"
     rules["again_ms"] = curve.outside_ms
     rules["wake_ms"] = curve.wake_ms
     return rules

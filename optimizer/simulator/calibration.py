@@ -145,13 +145,20 @@ def parts_alone(config: ServingConfig) -> tuple[ServingConfig, ...]:
 
 
 def _batcher_rank(space: ModelSpace, points: _Ints) -> _Ints:
-    """Rank points that show the same level: without preferred sizes and delay first."""
+    """Rank points that show the same level: without preferred sizes, delay and policy first."""
     index = [p.name for p in space.parameters].index
+    bounded = [
+        np.array([value != "off" for value in space.parameter(name).values])[points[:, index(name)]]
+        for name in ("max_queue_size", "default_timeout_microseconds")
+    ]
     preferred = space.parameter("preferred_batch_sizes").values
     has_preferred = np.array([value not in ("none", ()) for value in preferred])
     delay = points[:, index("max_queue_delay_us")]
     return np.asarray(
-        delay + 1000 * has_preferred[points[:, index("preferred_batch_sizes")]], dtype=np.int64
+        delay
+        + 1000 * has_preferred[points[:, index("preferred_batch_sizes")]]
+        + 10_000 * sum(bounded),
+        dtype=np.int64,
     )
 
 

@@ -19,7 +19,15 @@ from optimizer.configuration.serving_config import (
 _QUEUE_PARAMETERS = names_of("queue")
 """Parameters that have no effect on how long a batch takes."""
 
-_SIMULATED = {"batching", "max_batch_size", "preferred_batch_sizes", "max_queue_delay_us"}
+_SIMULATED = {
+    "batching",
+    "max_batch_size",
+    "preferred_batch_sizes",
+    "max_queue_delay_us",
+    "max_queue_size",
+    "default_timeout_microseconds",
+    "timeout_action",
+}
 if not_simulated := {*names_of("batcher", "queue")} - _SIMULATED:
     raise NotImplementedError(
         f"the simulated batcher (optimizer/simulator/batcher.py) ignores {sorted(not_simulated)}:"

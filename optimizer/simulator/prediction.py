@@ -36,6 +36,9 @@ _WARMUP_SHARE = 0.1
 
 _MAX_STEPS = 8
 
+_REFUSED_OVER_LIMIT = 10.0
+"""Latency over the limit of a refused request: finite, so that loads can be interpolated."""
+
 _MOST_HITS = 19
 """Hits for each executed request, up to which a simulation has as many executed requests."""
 
@@ -127,22 +130,19 @@ def predict_capacity(
     saturated = predict_saturation(network, concurrency, seed, [each.share for each in streams])
     loads = Loads(network, streams, requests, seed)
 
-    def log_excess(rate: float) -> float:
-        return math.log(max(loads.latencies_over_limits(rate)))
-
     top = HIGHEST_SHARE * saturated.per_second
     floor = floor_per_second(saturated.per_second)
-    at_floor = log_excess(floor)
+    at_floor = loads.log_excess(floor)
     if at_floor > 0:
         rate = 0.0
     elif floor >= top:
         rate = top
     else:
-        rate = _crossing(log_excess, floor, at_floor, top, resolution * saturated.per_second)
+        rate = crossing(loads.log_excess, floor, at_floor, top, resolution * saturated.per_second)
     return PredictedCapacity(rate, saturated, at_floor)
 
 
-def _crossing(
+def crossing(
     log_excess: Callable[[float], float], low: float, at_low: float, high: float, width: float
 ) -> float:
     """Return the rate up to `high` where `log_excess` crosses 0, by regula falsi (Illinois).
@@ -201,13 +201,25 @@ class Loads:
     def latencies_over_limits(self, rate_per_second: float) -> list[float]:
         """Return the latency at the limit's percentile over the limit, of each source."""
         simulation = self._simulate(rate_per_second)
-        good = self._counted & ~simulation.refused
-        limits = [stream.limit for stream in self._streams]
         return [
-            _percentiles(simulation, good & (self._source == n), (limit.percentile,))[0]
-            / limit.latency_ms
-            for n, limit in enumerate(limits)
+            self._latency_over_limit(simulation, self._counted & (self._source == n), each.limit)
+            for n, each in enumerate(self._streams)
         ]
+
+    @staticmethod
+    def _latency_over_limit(
+        simulation: NetworkSimulation, counted: NDArray[np.bool_], limit: LatencyLimit
+    ) -> float:
+        """Return the percentile over the limit; a refused request misses it, as in a load test."""
+        if not counted.any():
+            return math.inf
+        relative = simulation.latency_ms[counted] / limit.latency_ms
+        relative[simulation.refused[counted]] = _REFUSED_OVER_LIMIT
+        return float(np.percentile(relative, limit.percentile, method="weibull"))
+
+    def log_excess(self, rate_per_second: float) -> float:
+        """Return the logarithm of the latency over the limit, of the worst source."""
+        return math.log(max(self.latencies_over_limits(rate_per_second)))
 
     def latencies_ms(self, rate_per_second: float) -> list[NDArray[np.float64]]:
         """Return the latency of each source's counted requests; infinity if refused."""

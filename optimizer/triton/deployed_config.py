@@ -14,7 +14,13 @@ from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import UsageError
 from optimizer.files.untrusted import UnreadableError, read_text
 from optimizer.triton.config_text import edited
-from optimizer.triton.model_config import data_type_in, merge_fields, outputs_of_config
+from optimizer.triton.model_config import (
+    data_type_in,
+    merge_fields,
+    outputs_of_config,
+    read_queue_policy,
+    write_queue_policy,
+)
 from optimizer.workload.model_spec import RepositorySource, chosen_outputs
 from optimizer.workload.streams import OutputTensor, Payloads, TensorSpec
 
@@ -110,6 +116,7 @@ def refusal_of(config: model_config_pb2.ModelConfig) -> str | None:
 def deployed_values(config: model_config_pb2.ModelConfig) -> Mapping[str, Value]:
     """Return the values of the parameters that a configuration holds."""
     batcher, largest = config.dynamic_batching, max(1, config.max_batch_size)
+    policy = read_queue_policy(batcher)
     counts = [max(1, group.count) for group in config.instance_group]
     return {
         "batching": config.HasField("dynamic_batching"),
@@ -118,6 +125,9 @@ def deployed_values(config: model_config_pb2.ModelConfig) -> Mapping[str, Value]
         "max_queue_delay_us": int(batcher.max_queue_delay_microseconds),
         "instance_count": sum(counts) or 1,
         "response_cache": bool(config.response_cache.enable),
+        "max_queue_size": policy.max_queue_size or "off",
+        "default_timeout_microseconds": policy.timeout_us or "off",
+        "timeout_action": policy.timeout_action,
     }
 
 
@@ -149,6 +159,8 @@ def overlay(
             batcher.preferred_batch_size.extend(wanted.preferred_batch_sizes)
         if wanted.max_queue_delay_us != deployed["max_queue_delay_us"]:
             batcher.max_queue_delay_microseconds = wanted.max_queue_delay_us
+        if wanted.queue_policy != read_queue_policy(batcher):
+            write_queue_policy(batcher.default_queue_policy, wanted)
     if model.most_instances != deployed["instance_count"]:
         group = config.instance_group[0] if base.instance_group else config.instance_group.add()
         group.count = model.most_instances

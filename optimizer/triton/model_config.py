@@ -17,7 +17,12 @@ from google.protobuf.message import Message
 from tritonclient.grpc import model_config_pb2
 
 from optimizer.configuration.parameters import PARAMETERS
-from optimizer.configuration.serving_config import ModelServing
+from optimizer.configuration.serving_config import (
+    NO_QUEUE_POLICY,
+    Batching,
+    ModelServing,
+    QueuePolicy,
+)
 from optimizer.simulator.response_cache import CachedOutput
 from optimizer.triton.server_options import EXECUTION
 from optimizer.workload.data_types import NUMPY_TYPES, DataType
@@ -169,6 +174,24 @@ def _add_batching(config: model_config_pb2.ModelConfig, model: ModelServing) -> 
     config.dynamic_batching.SetInParent()
     config.dynamic_batching.preferred_batch_size.extend(model.batching.preferred_batch_sizes)
     config.dynamic_batching.max_queue_delay_microseconds = model.batching.max_queue_delay_us
+    if model.batching.queue_policy != NO_QUEUE_POLICY:
+        write_queue_policy(config.dynamic_batching.default_queue_policy, model.batching)
+
+
+def write_queue_policy(policy: model_config_pb2.ModelQueuePolicy, batching: Batching) -> None:
+    """Write how requests are rejected into a queue policy, whose other fields stay."""
+    wanted = batching.queue_policy
+    policy.max_queue_size = wanted.max_queue_size
+    policy.default_timeout_microseconds = wanted.timeout_us
+    policy.timeout_action = policy.TimeoutAction.Value(wanted.timeout_action.upper())
+
+
+def read_queue_policy(batcher: model_config_pb2.ModelDynamicBatching) -> QueuePolicy:
+    """Return how a batcher rejects requests; the action counts only where there is a timeout."""
+    policy = batcher.default_queue_policy
+    timeout = int(policy.default_timeout_microseconds)
+    delays = timeout > 0 and policy.timeout_action == policy.DELAY
+    return QueuePolicy(int(policy.max_queue_size), timeout, "delay" if delays else "reject")
 
 
 def _add_cuda_graphs(

@@ -13,10 +13,13 @@ from tests.docs.parsing import command_of
 from tests.docs.python_blocks import run_block, searches
 from tests.e2e import tiny
 from tests.e2e.running import Optimizer
+from tests.sampling import sampled
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SERVED = [command for command in commands() if on_a_server(command)]
+SEARCHES = [command for command in SERVED if {"--study", "--search"} & {*command.words}]
+"""They make a study of their own, and no other command needs it."""
 PARAMETERS = {
     "runtime": ["openvino"],
     "precision": ["fp32", "int8"],
@@ -44,7 +47,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", SERVED, ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [each for each in SERVED if each not in SEARCHES or each in sampled(SEARCHES)],
+    ids=str,
+)
 def test_a_command_that_serves_runs(command: Command, folder: Path) -> None:
     environment = {
         "OPTIMIZER_CACHE": str(folder / "cache"),

@@ -1,11 +1,10 @@
 """`transformers` classes, each from its space file to load on the real server, or refused.
 
-`ARCHITECTURES=all` serves all of them; by default every third.
+`CASES=all` serves all of them; by default every third.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from tests.e2e.served_architectures import (
     ArchitectureBench,
     architecture_bench,
 )
+from tests.sampling import sampled
 
 pytestmark = pytest.mark.timeout(300)
-
-ALL = os.environ.get("ARCHITECTURES") == "all"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def bench(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
-    ARCHITECTURES if ALL else ARCHITECTURES[::3],
+    sampled(ARCHITECTURES),
     ids=lambda architecture: f"{architecture.class_name}-{ARCHITECTURES.index(architecture)}",
 )
 def test_an_architecture_is_served_or_refused(

@@ -1,6 +1,6 @@
 """Random faults at random moments: a disturbed study is, in the end, the undisturbed one.
 
-`FAULTS=all` injects as many as docs/reference/faults.md states; by default a sample of them.
+`CASES=all` injects as many as docs/reference/faults.md states; by default a sample of them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tests.e2e import tiny
 from tests.e2e.conftest import Mount, StartOptimizer, fill
 from tests.e2e.replayed_runs import Replayed, TableEvaluator, told
 from tests.e2e.running import wait_until
+from tests.sampling import ALL_CASES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-ALL = os.environ.get("FAULTS") == "all"
-REPLAYED_KILLS = 200 if ALL else 5
-REAL_KILLS = 30 if ALL else 1
-FULL_DISKS = 50 if ALL else 3
+REPLAYED_KILLS = 200 if ALL_CASES else 5
+REAL_KILLS = 30 if ALL_CASES else 1
+FULL_DISKS = 50 if ALL_CASES else 3
 FAULTS_OF_A_STUDY = 8
 """After these, a study is left to run to its end."""
 
@@ -144,7 +144,7 @@ def test_killed_at_random_moments_a_search_on_a_server_measures_the_same(
     moments, kills, studies = random.Random(4), 0, 0
     batches = {"batching": [True], "max_batch_size": [2, 4, 8, 16]}
     space = tiny.write_space(tmp_path, tiny.space(parameters=batches))
-    options = ("--sampler", "grid", "--trials", 4 if ALL else 2)
+    options = ("--sampler", "grid", "--trials", 4 if ALL_CASES else 2)
     began = time.monotonic()
     whole = start(space, *options, "--study", "whole")
     assert whole.wait() == 0, whole.errors

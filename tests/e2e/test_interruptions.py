@@ -21,6 +21,7 @@ from optimizer.study.directory import StudyDirectory
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
 from tests.e2e.running import Optimizer, wait_until
+from tests.sampling import sampled
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -182,7 +183,7 @@ def test_a_server_killed_amid_a_trial_fails_that_trial_and_the_search_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", sampled([signal.SIGKILL, signal.SIGSTOP], every=2))
 def test_a_models_process_that_dies_or_stops_amid_a_trial_costs_no_trial(
     space: Path, study: StudyDirectory, start: StartOptimizer, number: signal.Signals
 ) -> None:

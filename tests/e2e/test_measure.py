@@ -13,6 +13,7 @@ import pytest
 from optimizer.triton.launcher import free_ports
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
+from tests.sampling import sampled
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -127,7 +128,7 @@ def test_a_rate_that_misses_the_limit_ends_with_1(start: StartOptimizer, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", sampled([signal.SIGSTOP, signal.SIGKILL], every=2))
 def test_a_model_that_dies_or_stops_at_a_rate_ends_with_4(
     start: StartOptimizer, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -23,6 +23,7 @@ from optimizer.configuration.runtimes.spec import Precision
 from optimizer.errors import BuildFailure
 from tests.e2e import tensorrt_rtx
 from tests.e2e.engine_bench import ENGINES, GPUS, EngineBench, Gpus, engine_bench
+from tests.sampling import sampled
 from tests.unit.engines import recipe
 from tests.unit.test_tensorrt_rules import (
     BROKEN,
@@ -81,6 +82,13 @@ EXPECTED: Mapping[str, Expected] = {
 }
 
 
+SAMPLE = [
+    *(engine for engine in ENGINES if engine[0] == "BERT"),
+    *sampled([engine for engine in ENGINES if engine[0] != "BERT"]),
+]
+"""Engines of BERT in every precision, and one in three of the others'; with CASES=all every one."""
+
+
 @pytest.fixture(scope="module")
 def bench(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineBench]:
     folder = tmp_path_factory.mktemp("engines")
@@ -90,8 +98,8 @@ def bench(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.mark.parametrize(
     ("name", "precision", "gpus"),
-    ENGINES,
-    ids=[f"{name}-{precision}-{gpus[0]}" for name, precision, gpus in ENGINES],
+    SAMPLE,
+    ids=[f"{name}-{precision}-{gpus[0]}" for name, precision, gpus in SAMPLE],
 )
 def test_an_engine_is_built_or_refused(
     bench: EngineBench, name: str, precision: Precision, gpus: Gpus

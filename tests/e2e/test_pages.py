@@ -16,6 +16,7 @@ from optimizer.commands.published_benchmark import replay_published_benchmark
 from optimizer.commands.report import report_study
 from optimizer.fleet.planning.demand_curve import daily_demand
 from tests.browser import WIDTHS, Opened, browser, opened, screenshot
+from tests.sampling import sampled
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE
 
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.slow
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'><b>\u202eevil"
 TRIALS = 1_000
 LARGEST_BYTES = 10_000_000
+PAGES = (("report", 9), ("plan", 2), ("pareto", 2), ("published", 3))
+"""Each page and its number of figures."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", sampled(WIDTHS, every=2))
 def test_a_report_of_a_thousand_trials_opens_offline(
     chromium: Browser, report: Path, width: int
 ) -> None:
@@ -130,9 +133,9 @@ def test_hostile_names_run_nothing(chromium: Browser, tmp_path: Path) -> None:
     assert page.locator("#machine").get_by_text("<script>window.hacked=1").count() > 0
 
 
-@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
-    ("name", "figures"), [("report", 9), ("plan", 2), ("pareto", 2), ("published", 3)]
+    ("name", "figures", "width"),
+    sampled([(*page, width) for page in PAGES for width in WIDTHS], every=3),
 )
 def test_every_page_opens_offline_and_can_be_used_by_anybody(
     chromium: Browser, pages: Mapping[str, Path], name: str, figures: int, width: int

@@ -32,6 +32,7 @@ from optimizer.workload.model_spec import ModelSpec
 from tests.e2e import tiny
 from tests.e2e.conftest import Built
 from tests.e2e.embedded import embedded_session
+from tests.sampling import sampled
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -85,7 +86,8 @@ class CrashingBuildProcess(BuildProcess):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("crash", "kept"), [("export", {"pytorch"}), ("openvino", {"pytorch", "onnxruntime"})]
+    ("crash", "kept"),
+    sampled([("export", {"pytorch"}), ("openvino", {"pytorch", "onnxruntime"})], every=2),
 )
 def test_a_crash_of_one_build_drops_what_is_made_from_it_alone(
     tmp_path: Path, session: ServingSession, built: Built, crash: str, kept: set[str]

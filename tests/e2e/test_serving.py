@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import resource_tracker
 from pathlib import Path
 from threading import Timer
@@ -63,6 +64,7 @@ from tests.e2e import tiny
 from tests.e2e.conftest import Built
 from tests.e2e.embedded import embedded_session
 from tests.e2e.running import SHARED_MEMORY, Marked, wait_until
+from tests.sampling import sampled
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -496,8 +498,10 @@ def test_a_models_process_that_is_killed_under_load_fails_that_trial_only(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("struck", ["first", "middle", "last"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("number", "struck"),
+    sampled(list(product([signal.SIGKILL, signal.SIGSTOP], ["first", "middle", "last"])), every=4),
+)
 def test_one_of_two_processes_that_dies_or_stops_voids_the_level(
     serving: Serving, evaluate: Evaluate, number: signal.Signals, struck: str
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from optimizer.files.tensors import from_npz
 from tests.e2e import tiny
 from tests.e2e.running import Optimizer, run_to_end
+from tests.sampling import sampled
 from tests.tokenizer_files import write_tokenizer
 
 pytestmark = pytest.mark.timeout(300)
@@ -49,7 +50,7 @@ def space(kind: str, **sections: Any) -> dict[str, Any]:
     return content
 
 
-@pytest.fixture(scope="module", params=["ensemble", "bls"])
+@pytest.fixture(scope="module", params=sampled(["ensemble", "bls"], every=2))
 def searched(
     request: pytest.FixtureRequest, artifacts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, Optimizer]:

@@ -120,6 +120,7 @@ def main(folder: Path) -> None:
         (folder / name).mkdir()
     space = space_with(**{FAKE: [True, False]})
     baseline = space.config(space.baseline)
+    plain = space_with()
     chosen = only_point(space, {FAKE: "false"})
     section = json_schema()["$defs"]["ParametersSection"]["properties"]
     sys.stdout.write(
@@ -128,7 +129,7 @@ def main(folder: Path) -> None:
                 "package": str(shipped("model_repository_templates").parent),
                 "schema": section[FAKE],
                 "baseline": list(baseline.models[0].parameters),
-                "same as without": baseline.digest == space_with().config((0,) * 16).digest,
+                "same as without": baseline.digest == plain.config(plain.baseline).digest,
                 "set": [list(each) for each in chosen.config(chosen.baseline).models[0].parameters],
                 "search": searched(folder / "study"),
                 "features": featured(),

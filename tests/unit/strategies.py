@@ -16,6 +16,7 @@ from optimizer.configuration.serving_config import (
     EngineProfile,
     InstanceGroup,
     ModelServing,
+    QueuePolicy,
     ServerOptions,
     ServingConfig,
 )
@@ -71,6 +72,12 @@ batchings = st.builds(
     Batching,
     preferred_batch_sizes=tuples(st.integers(1, 128)),
     max_queue_delay_us=st.integers(0, 10**6),
+    queue_policy=st.builds(
+        QueuePolicy,
+        max_queue_size=st.integers(0, 1000),
+        timeout_us=st.integers(0, 10**7),
+        timeout_action=st.sampled_from(["reject", "delay"]),
+    ),
 )
 instance_groups = st.builds(
     InstanceGroup,

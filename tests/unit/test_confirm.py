@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,11 +12,13 @@ from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.time_limit import TimeLimit
+from optimizer.measurement.cost import Candidate
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import Measurement
 from optimizer.search.confirm import Confirmed, ConfirmPhase, ranked
 from optimizer.search.evaluator import Protocols
-from optimizer.study.decision import ROUNDS, levels_near, merged
+from optimizer.study import decision
+from optimizer.study.decision import ROUNDS, candidate_of, levels_near, merged
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note, PhaseStarted, TrialFinished, TrialStarted
 from optimizer.study.history import History, scored
@@ -93,6 +97,22 @@ def test_the_winner_two_rivals_and_the_baseline_are_measured_in_turn(
     assert configs_of(confirmed) == [A]
     assert confirmed.baseline is not None
     assert confirmed.baseline.config == BASELINE
+
+
+def test_trials_are_ranked_once_however_many_rounds_are_measured(
+    confirming: Confirming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads the load levels of a trial, of which there may be thousands."""
+    ranks = Counter[ServingConfig]()
+
+    def count(config: ServingConfig, *others: Any) -> Candidate | None:
+        ranks[config] += 1
+        return candidate_of(config, *others)
+
+    monkeypatch.setattr(decision, "candidate_of", count)
+    confirming.run(HISTORY)
+    assert ranks[D] == 1
+    assert confirming.evaluator.confirmed.count(D) == 0
 
 
 def test_each_is_asked_for_its_capacity_and_its_share_of_the_demand(

@@ -19,6 +19,7 @@ from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
     ModelServing,
+    QueuePolicy,
 )
 from optimizer.errors import UsageError
 from optimizer.triton.deployed_config import (
@@ -63,6 +64,9 @@ def test_what_a_configuration_holds_is_read_as_values_of_parameters() -> None:
         "max_queue_delay_us": 300,
         "instance_count": 2,
         "response_cache": False,
+        "max_queue_size": "off",
+        "default_timeout_microseconds": "off",
+        "timeout_action": "reject",
     }
 
 
@@ -194,6 +198,41 @@ def test_the_batch_size_stays_where_batching_goes() -> None:
     assert after(changed(max_batch_size=1, batching=None)).max_batch_size == 8
 
 
+BOUNDED = """
+max_batch_size: 8
+dynamic_batching {
+  default_queue_policy {
+    timeout_action: DELAY
+    default_timeout_microseconds: 9000
+    allow_timeout_override: true
+    max_queue_size: 7
+  }
+}
+"""
+
+
+def test_a_queue_policy_is_read_as_parameters() -> None:
+    values = deployed_values(config_of(BOUNDED))
+    assert values["max_queue_size"] == 7
+    assert values["default_timeout_microseconds"] == 9000
+    assert values["timeout_action"] == "delay"
+    untimed = deployed_values(config_of(BOUNDED.replace("9000", "0")))
+    assert untimed["default_timeout_microseconds"] == "off"
+    assert untimed["timeout_action"] == "reject", "without a timeout there is no action"
+
+
+def test_a_queue_policy_is_changed_and_its_other_fields_stay() -> None:
+    one = (InstanceGroup(),)
+    wanted = Batching(queue_policy=QueuePolicy(max_queue_size=7, timeout_us=500))
+    policy = after(changed(batching=wanted, groups=one), BOUNDED).dynamic_batching
+    assert policy.default_queue_policy.default_timeout_microseconds == 500
+    assert policy.default_queue_policy.timeout_action == policy.default_queue_policy.REJECT
+    assert policy.default_queue_policy.allow_timeout_override
+    off = after(changed(batching=Batching(), groups=one), BOUNDED).dynamic_batching
+    assert off.default_queue_policy.max_queue_size == 0
+    assert off.default_queue_policy.default_timeout_microseconds == 0
+
+
 @st.composite
 def deployed_configs(draw: st.DrawFn) -> ModelConfig:
     config = ModelConfig(backend="python", max_batch_size=draw(st.integers(0, 9)))
@@ -208,6 +247,12 @@ def deployed_configs(draw: st.DrawFn) -> ModelConfig:
         batcher.preferred_batch_size.extend(draw(sizes))
         batcher.max_queue_delay_microseconds = draw(st.integers(0, 10**9))
         batcher.preserve_ordering = draw(st.booleans())
+        policy = batcher.default_queue_policy
+        if draw(st.booleans()):
+            policy.max_queue_size = draw(st.integers(0, 9))
+            policy.default_timeout_microseconds = draw(st.sampled_from([0, 7]))
+            policy.timeout_action = draw(st.integers(0, 1))
+            policy.allow_timeout_override = draw(st.booleans())
     if draw(st.booleans()):
         config.response_cache.enable = True
     return config

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.sampling import ALL_CASES
 from tests.unit.fuzzing import KINDS, Kind, damaged, outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-COUNT = int(os.environ.get("FUZZ_CASES", "500"))
+COUNT = int(os.environ.get("FUZZ_CASES", "500" if ALL_CASES else "150"))
 """Damaged files of each kind; more of them begin with the same ones."""
 SEED = 8
 ROOT = Path(__file__).parents[2]

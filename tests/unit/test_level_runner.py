@@ -14,7 +14,12 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from optimizer.configuration.model_graph import ComposedModel, ModelGraph, Step, in_sequence
-from optimizer.configuration.serving_config import ServingConfig
+from optimizer.configuration.serving_config import (
+    Batching,
+    InstanceGroup,
+    QueuePolicy,
+    ServingConfig,
+)
 from optimizer.errors import LoadTestFailure, ServerFailure
 from optimizer.files.request_payloads import with_file
 from optimizer.load.client import LoadClient
@@ -325,3 +330,17 @@ def test_every_request_of_a_file_is_sent_in_its_order(
     more = (*payloads.tensors, TensorSpec("Y", "FP32", (1,), maximum=1.0))
     drawn = replace(stream, name="drawn", payloads=replace(payloads, tensors=more))
     assert len(levels.requests(drawn, CONFIG)) == 128, "other values are drawn beside the file's"
+
+
+@pytest.mark.parametrize(("max_queue_size", "outstanding"), [(0, 32), (64, 32), (8, 24), (1, 3)])
+def test_no_more_requests_are_outstanding_than_a_bounded_queue_takes(
+    max_queue_size: int, outstanding: int
+) -> None:
+    policy = QueuePolicy(max_queue_size=max_queue_size)
+    model = replace(
+        CONFIG.models[0],
+        max_batch_size=8,
+        batching=Batching(queue_policy=policy),
+        groups=(InstanceGroup(count=2),),
+    )
+    assert concurrency(ServingConfig((model,))) == outstanding

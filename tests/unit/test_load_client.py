@@ -206,6 +206,15 @@ def test_a_server_that_dies_ends_the_level_early(client: LoadClient, serve: Serv
     assert caught.value.transient
 
 
+def test_a_server_whose_queue_is_full_is_not_gone(client: LoadClient, serve: Serve) -> None:
+    def reject(context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
+
+    level = run(client, serve(reject).endpoint, plan(seconds=2))
+    assert level.seconds == 2
+    assert (level.rejected, level.errors) == (level.streams[0].sent, 0)
+
+
 @pytest.mark.parametrize("load", [OpenLoop(1.0), ClosedLoop(4)], ids=["open", "closed"])
 def test_nobody_at_the_endpoint_is_found_out_early(
     client: LoadClient, serve: Serve, load: OpenLoop | ClosedLoop

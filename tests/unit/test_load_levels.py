@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from optimizer.errors import LoadTestFailure
 from optimizer.load.exchange import Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
-from optimizer.load.levels import SLICES, load_level
+from optimizer.load.levels import SLICES, load_level, refuse_if_all_failed
 from optimizer.measurement.knee import knee_point
 from optimizer.measurement.level import LoadLevel
-from optimizer.measurement.level_checks import limit_overshoot, why_missed
+from optimizer.measurement.level_checks import level_verdict, limit_overshoot, why_missed
 from optimizer.measurement.resource_use import ClientUse
 from optimizer.workload.request_sizes import LengthDistribution
 from optimizer.workload.streams import LatencyLimit, Payloads, Stream
@@ -159,6 +159,39 @@ def test_failed_requests_count_with_the_timeout_and_the_first_message_is_kept() 
     assert only.first_error == "second"
     assert only.latency_ms(99) == 3_000
     assert only.achieved_per_second == 1 / 4
+
+
+FULL = "UNAVAILABLE: [request id: <id_unknown>] Exceeds maximum queue size"
+LATE = "UNAVAILABLE: Request timeout expired"
+
+
+def test_rejected_requests_are_no_errors_and_miss_the_limit() -> None:
+    due, errors = np.linspace(1, 4.95, 80).tolist(), {3: FULL, 40: LATE, 60: "UNAVAILABLE: gone"}
+    level = measure(replies(due, [0.01] * 80, errors))
+    [only] = level.streams
+    assert (only.sent, only.completed, only.rejected, only.errors) == (80, 77, 2, 1)
+    assert only.first_error == "UNAVAILABLE: gone"
+    assert only.latency_ms(99) == 3_000
+    verdict = "1 of 80 requests failed: UNAVAILABLE: gone"
+    assert level_verdict(level) == (
+        f"limit missed: {verdict}; 2 of 80 requests rejected by the queue policy"
+    )
+
+
+def test_the_limits_are_met_while_few_requests_are_rejected() -> None:
+    due = np.linspace(1, 4.99, 400).tolist()
+    few = measure(replies(due, [0.01] * 400, dict.fromkeys(range(0, 400, 11), FULL)))
+    # 37 is above two sigma of 400 arrivals: they would count as a backlog.
+    assert (few.rejected, few.meets_limits, why_missed(few)) == (37, True, None)
+    many = measure(replies(due, [0.01] * 400, dict.fromkeys(range(0, 400, 9), FULL)))
+    assert not many.meets_limits
+    assert str(why_missed(many)).startswith("p90 of main 3000.0 ms, over the limit of 100 ms")
+
+
+def test_a_level_of_nothing_but_rejections_is_a_failure() -> None:
+    level = measure(replies([1.0, 2.0], [0.01] * 2, {0: FULL, 1: FULL}))
+    with pytest.raises(LoadTestFailure, match="every request failed: the queue policy rejected it"):
+        refuse_if_all_failed(level)
 
 
 def test_the_limits_own_percentile_is_among_those_kept() -> None:

@@ -18,6 +18,7 @@ from optimizer.load.statistics import (
     warmup_length,
 )
 from optimizer.load.stopping import LateFraction
+from tests.sampling import sampled
 from tests.unit.simulated_server import SimulatedServer, workload
 
 
@@ -99,11 +100,20 @@ SERVERS = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", SERVERS)
-@pytest.mark.parametrize("share", [0.6, 0.8])
-@pytest.mark.parametrize(("past", "most"), [(1.05, 20), (1.2, 0)])
+@pytest.mark.parametrize(
+    ("past", "most", "share", "name"),
+    sampled(
+        [
+            (*p, share, name)
+            for p in ((1.05, 20), (1.2, 0))
+            for share in (0.6, 0.8)
+            for name in SERVERS
+        ],
+        every=4,
+    ),
+)
 def test_a_level_over_the_limit_is_hardly_ever_called_feasible(
-    name: str, share: float, past: float, most: int
+    past: float, most: int, share: float, name: str
 ) -> None:
     """400 levels whose true 95th percentile is 5 %, or 20 %, above the limit."""
     server = SERVERS[name]

@@ -83,6 +83,10 @@ def test_the_message_says_what_was_asked(model: ModelServing) -> None:
         batcher = config.dynamic_batching
         assert tuple(batcher.preferred_batch_size) == model.batching.preferred_batch_sizes
         assert batcher.max_queue_delay_microseconds == model.batching.max_queue_delay_us
+        policy, wanted = batcher.default_queue_policy, model.batching.queue_policy
+        assert policy.max_queue_size == wanted.max_queue_size
+        assert policy.default_timeout_microseconds == wanted.timeout_us
+        assert policy.TimeoutAction.Name(policy.timeout_action) == wanted.timeout_action.upper()
     assert tuple(w.batch_size for w in config.model_warmup) == model.warmup_batch_sizes
     said = {name: value.string_value for name, value in config.parameters.items()}
     hosted = {

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimizer.configuration.serving_config import QueuePolicy
 from optimizer.simulator.batcher import (
     Draws,
-    QueuePolicy,
     Scheduler,
     Shapes,
     closed_loop,

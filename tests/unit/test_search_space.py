@@ -227,7 +227,7 @@ def test_the_first_of_equally_near_points_is_taken() -> None:
     )
     points = points_of(space)
     for runtime, precision, count in itertools.product(range(3), range(4), range(2)):
-        wanted = [runtime, precision, 1, 1, 0, 1, count, 1, 0, 0, 0, 0, 0, 0, 0]
+        wanted = [runtime, precision, 1, 1, 0, 1, count, 1, *[0] * (len(space.parameters) - 8)]
         away = [steps_away(space, point, wanted) for point in points]
         assert space.nearest(wanted) == points[away.index(min(away))]
 

@@ -14,6 +14,7 @@ from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
     ModelServing,
+    QueuePolicy,
     ServerOptions,
     ServingConfig,
     describe,
@@ -30,6 +31,7 @@ MODEL = ModelServing(
     padding=(32, 64),
 )
 CONFIG = ServingConfig(models=(MODEL,))
+BOUNDED = Batching((8, 16), 100, QueuePolicy(max_queue_size=64, timeout_us=50_000))
 
 
 def test_the_digest_does_not_change_between_releases() -> None:
@@ -55,6 +57,7 @@ def test_the_digest_names_the_content(config: ServingConfig) -> None:
         replace(CONFIG, models=(replace(MODEL, max_batch_size=8),)),
         replace(CONFIG, models=(replace(MODEL, batching=None),)),
         replace(CONFIG, models=(replace(MODEL, batching=Batching()),)),
+        replace(CONFIG, models=(replace(MODEL, batching=BOUNDED),)),
         replace(CONFIG, models=(replace(MODEL, padding=()),)),
         replace(CONFIG, models=(replace(MODEL, artifact=replace(SPEC, precision="fp32")),)),
         replace(CONFIG, models=(replace(MODEL, groups=(InstanceGroup(count=1, threads=2),)),)),
@@ -139,3 +142,9 @@ def test_a_bls_model_that_was_made_here_is_not_deployed(runtime: Runtime, descri
 
 def test_a_label_is_short() -> None:
     assert SPEC.label == "bert/openvino/int8"
+
+
+def test_a_queue_policy_is_described_by_what_it_bounds() -> None:
+    assert "queue" not in describe(CONFIG).replace("queue delay 100 us", "")
+    bounded = describe(ServingConfig((replace(MODEL, batching=BOUNDED),)))
+    assert "queue delay 100 us, max_queue_size 64, queue timeout 50000 us (reject)" in bounded

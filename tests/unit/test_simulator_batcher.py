@@ -14,10 +14,10 @@ from optimizer.configuration.serving_config import (
     Batching,
     InstanceGroup,
     ModelServing,
+    QueuePolicy,
 )
 from optimizer.simulator.batcher import (
     Draws,
-    QueuePolicy,
     Scheduler,
     Shapes,
     Simulation,
@@ -256,12 +256,12 @@ def test_a_timeout_that_passes_while_a_batch_waits_for_its_delay_refuses() -> No
 
 
 def test_what_has_waited_too_long_is_served_last() -> None:
-    scheduler = Scheduler(1, policy=QueuePolicy(timeout_us=4000, refuses=False))
+    scheduler = Scheduler(1, policy=QueuePolicy(timeout_us=4000, timeout_action="delay"))
     assert simulate(scheduler, [0, 1, 8]).done_ms.tolist() == [10, 30, 20]
 
 
 def test_what_is_served_last_fills_batches() -> None:
-    scheduler = Scheduler(8, policy=QueuePolicy(timeout_us=4000, refuses=False))
+    scheduler = Scheduler(8, policy=QueuePolicy(timeout_us=4000, timeout_action="delay"))
     assert timeline(scheduler, [0, 1, 8]) == [(0, 1), (10, 2)]
 
 

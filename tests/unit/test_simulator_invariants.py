@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from optimizer.configuration.serving_config import QueuePolicy
 from optimizer.simulator.batcher import (
-    QueuePolicy,
     Scheduler,
     Shapes,
     Simulation,
@@ -32,7 +32,10 @@ def schedulers(draw_from: st.DrawFn) -> Scheduler:
 
 
 policies = st.builds(
-    QueuePolicy, st.integers(0, 5), st.sampled_from([0, 2000, 30_000]), st.booleans()
+    QueuePolicy,
+    st.integers(0, 5),
+    st.sampled_from([0, 2000, 30_000]),
+    st.sampled_from(["reject", "delay"]),
 )
 gaps_ms = st.lists(st.floats(0, 12) | st.sampled_from([0.0, 0.01]), min_size=1, max_size=60)
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from optimizer.simulator.batcher import QueuePolicy, Scheduler, Shapes
+from optimizer.configuration.serving_config import QueuePolicy
+from optimizer.simulator.batcher import Scheduler, Shapes
 from optimizer.simulator.network import one_batcher
 from optimizer.simulator.prediction import (
     OfferedStream,
@@ -87,6 +88,16 @@ def test_what_is_refused_has_a_share_and_no_latency() -> None:
     # One in service and one waiting: the loss of M/D/1/2 at twice the load that can be served.
     assert found.refused_share == pytest.approx(1 - 1 / (2 + math.exp(-2)), abs=0.02)
     assert found.latency_ms(99) < 20.001
+
+
+def test_what_is_refused_has_missed_the_limit() -> None:
+    """The loss of M/D/1/2 is 5 % at 46 requests/s; those that are served wait 10 ms at most."""
+    bounded = Scheduler(1, policy=QueuePolicy(max_queue_size=1))
+    serving = one_batcher(bounded, ServiceCurve((1,), (10.0,)))
+    limit = LatencyLimit(95, 50)
+    found = predict_capacity(serving, (OfferedStream("poisson", limit),), 2, 1, requests=40_000)
+    offered = optimize.brentq(lambda load: 1 - 1 / (load + math.exp(-load)) - 0.05, 0.1, 0.9)
+    assert found.per_second == pytest.approx(100 * offered, rel=0.05)
 
 
 def test_where_all_is_refused_nothing_is_served() -> None:

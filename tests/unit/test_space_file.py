@@ -125,6 +125,9 @@ def test_the_smallest_file_and_its_defaults(tmp_path: Path) -> None:
         "rate_limit": ("off",),
         "response_cache": (False,),
         "response_cache_mib": (64,),
+        "max_queue_size": ("off",),
+        "default_timeout_microseconds": ("off",),
+        "timeout_action": ("reject",),
     }
 
 

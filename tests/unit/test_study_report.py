@@ -13,12 +13,13 @@ from optimizer.artifacts.accuracy import FailingBatch
 from optimizer.commands.report import ReportResult, report_study
 from optimizer.errors import UsageError
 from optimizer.measurement.host_share import HostTiming
+from optimizer.report.configurations import rejections_table
 from optimizer.report.number_formats import usd
 from optimizer.report.study_sections import sections
 from optimizer.report.table import Table
 from optimizer.study.directory import StudyDirectory
 from tests.unit.reported import Names, studied
-from tests.unit.studies import MACHINE, PRICE
+from tests.unit.studies import MACHINE, PRICE, found_by, four_points, ok, record_of
 from tests.unit.winners import cold_start, transports
 
 ANCHORS = [
@@ -199,3 +200,21 @@ def test_a_report_can_be_written_again(found: ReportResult) -> None:
     texts = (before, again.markdown.read_text())
     one, two = ([x for x in text.splitlines() if "report written" not in x] for text in texts)
     assert one == two
+
+
+def test_rejections_at_the_capacity_have_a_table() -> None:
+    space = four_points()
+    best = found_by(record_of(0, space.config(space.baseline), ok(100, 40.0)))
+    assert rejections_table([best]) is None
+    measurement = best.candidate.measurement
+    levels = tuple(
+        replace(level, streams=tuple(replace(s, rejected=s.sent // 50) for s in level.streams))
+        for level in measurement.levels
+    )
+    rejecting = replace(measurement, levels=levels)
+    table = rejections_table(
+        [best, replace(best, candidate=replace(best.candidate, measurement=rejecting))]
+    )
+    assert table is not None
+    [(_, _, rejected)] = table.rows
+    assert rejected == "2.0%"

@@ -10,7 +10,7 @@ import numpy as np
 from optimizer.fleet.planning.instance import ServedStreams
 from optimizer.simulator.prediction import Loads
 
-_REQUESTS = 2_000_000
+_REQUESTS = 1_000_000
 """Approximate number of simulated requests of a fleet; more for many instances."""
 
 _MIN_REQUESTS_PER_INSTANCE = 5_000
