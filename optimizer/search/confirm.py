@@ -117,16 +117,16 @@ class ConfirmPhase:
         if baseline is not None and baseline not in finalists:
             entrants.append((baseline, _BASELINE_REQUESTS))
         self._watch(PhaseStarted("confirm", ROUNDS * len(entrants)))
-        for _ in range(ROUNDS):
+        for rounds in range(1, ROUNDS + 1):
             for record, own_requests in entrants:
-                self._measure(record, own_requests, history)
+                self._measure(record, rounds, own_requests, history)
         self._raise_if_most_were_unmeasured(finalists)
         while (rival := self._cheaper_claim(queue, history)) is not None:
             queue.remove(rival)
             text = f"the winner's confirmed cost rose; confirming {describe(rival.config)} next"
             self._watch(Note(text, True))
-            for _ in range(ROUNDS):
-                self._measure(rival, requests, history)
+            for rounds in range(1, ROUNDS + 1):
+                self._measure(rival, rounds, requests, history)
         return confirmed_by(self._decision(history), self._records.values(), reference)
 
     def _raise_if_most_were_unmeasured(self, finalists: Sequence[TrialRecord]) -> None:
@@ -168,11 +168,11 @@ class ConfirmPhase:
     def _rounds(self, config: ServingConfig) -> list[TrialRecord]:
         return rounds_of(config, self._records.values())
 
-    def _measure(self, trial: TrialRecord, requests: int, history: History) -> None:
-        """Measure one more round of a configuration, unless it has all of them."""
+    def _measure(self, trial: TrialRecord, rounds: int, requests: int, history: History) -> None:
+        """Measure one more round of a configuration, unless it has this many already."""
         completed = len(self._rounds(trial.config))
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            if completed < ROUNDS and len(self._rounds(trial.config)) == completed:
+            if completed < rounds and len(self._rounds(trial.config)) == completed:
                 self._watch(TrialStarted(trial.number, completed + 1, ROUNDS, trial.config))
                 record = self._attempt(trial, requests, attempt)
                 self._watch(TrialFinished(record, self._decision(history).best))
