@@ -10,10 +10,13 @@ import pytest
 
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
+from optimizer.load.capacity import CapacityProtocol
+from optimizer.machine.time_limit import TimeLimit
 from optimizer.measurement.cost import Candidate
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import Measurement
 from optimizer.search.confirm import Confirmed, ConfirmPhase, ranked
+from optimizer.search.evaluator import Protocols
 from optimizer.study import decision
 from optimizer.study.decision import ROUNDS, candidate_of, levels_near, merged
 from optimizer.study.directory import StudyDirectory
@@ -40,6 +43,7 @@ BASELINE = SPACE.config(SPACE.baseline)
 CONFIGS = [c for row in range(len(SPACE)) if (c := SPACE.config(SPACE.at(row))) != BASELINE]
 FP32 = [c for c in CONFIGS if c.models[0].artifact.precision == "fp32"]
 INT8 = [c for c in CONFIGS if c.models[0].artifact.precision == "int8"]
+PROTOCOLS = Protocols(CapacityProtocol(), CapacityProtocol(check_seconds=20.0))
 Held = Callable[[ServingConfig, float, int], Evaluation]
 
 
@@ -63,9 +67,11 @@ class Confirming:
         self.directory = StudyDirectory(folder)
         self.evaluator = FakeEvaluator(held=as_found)
         self.events: list[Event] = []
+        self.limit = TimeLimit()
 
     def run(self, history: History, baseline: ServingConfig = BASELINE) -> Confirmed:
-        phase = ConfirmPhase(self.evaluator, self.directory, SETTING, self.events.append)
+        watch = self.events.append
+        phase = ConfirmPhase(self.evaluator, self.directory, SETTING, watch, PROTOCOLS, self.limit)
         return phase.run(history, baseline)
 
 
