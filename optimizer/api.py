@@ -8,6 +8,7 @@ function of events (`optimizer.study.events`); `watch=print` shows them all.
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ def run(
     study: str | None = None,
     trials: int | None = None,
     timeout_seconds: float | None = None,
+    until: datetime.time | None = None,
     seed: int = 0,
     sampler: str | None = None,
     storage: str | None = None,
@@ -100,8 +102,9 @@ def run(
     Args:
         space: a space file, or what `load_space` read.
         study: name of the study; None is the space file's.
-        trials, timeout_seconds: end the search after so many configurations or so much time; None
-            is the space file's.
+        trials: end the search after so many configurations; None is the space file's.
+        timeout_seconds: the longest time of the run; None is the space file's.
+        until: end the run by the next such time of the local clock, in the place of a timeout.
         seed: of the sampler and of arrivals.
         sampler: guided, gp, tpe, random or grid; None is guided, and tpe with `also_limits_ms`.
         storage: URL of a study database; None is a journal file in the study's folder.
@@ -134,6 +137,7 @@ def run(
         study=study,
         trials=trials,
         timeout_seconds=timeout_seconds,
+        until=until,
         seed=seed,
         sampler=sampler,
         storage=storage,
@@ -161,6 +165,7 @@ class StudyOptions(TypedDict, total=False):
     study: str | None
     trials: int | None
     timeout_seconds: float | None
+    until: datetime.time | None
     seed: int
     sampler: str | None
     storage: str | None

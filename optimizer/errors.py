@@ -12,7 +12,8 @@
     │   ├── StorageError               results or study storage cannot be written (disk full, lost)
     │   │   └── DamagedStudyError          a study's own file cannot be used, and which
     │   ├── EverythingFailedError      the circuit breaker: failures in a row, the baseline included
-    │   └── WorkersLostError           no worker is left; the study can be resumed
+    │   ├── WorkersLostError           no worker is left; the study can be resumed
+    │   └── TimeIsUpError              the time of the run ended first; the study can be resumed
     └── TrialFailure               -   one configuration could not be measured: outcome `failed`
         ├── BuildFailure               an artefact could not be built
         ├── ContainerFailure           the container engine refused, or did not answer
@@ -174,6 +175,13 @@ class EverythingFailedError(RunError):
 
 class WorkersLostError(RunError):
     """Every worker of the run is lost; the study can be resumed."""
+
+
+class TimeIsUpError(RunError):
+    """The time of the run ended before its search could begin; the study can be resumed."""
+
+    def __init__(self, message: str = "the time is up"):
+        super().__init__(message)
 
 
 class TrialFailure(OptimizerError):

@@ -66,6 +66,7 @@ WITHOUT_LOAD = {
     "test_slots.py",
     "test_team.py",
     "test_text_classification.py",
+    "test_time.py",
     "test_winner.py",
 }
 """Of those suites, the files that judge answers, messages, pages and what is left, but no times."""

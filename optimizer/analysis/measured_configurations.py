@@ -10,7 +10,7 @@ from optimizer.analysis.run_summary import LoadRuns
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.study.decision import ROUNDS, merged
+from optimizer.study.decision import merged, rounds_needed
 from optimizer.study.trial_records import has_wrong_answers
 
 
@@ -56,7 +56,7 @@ def _with_levels(
     more = [again.measurement for again in light if again.measurement is not None]
     further = {each.limit_ms: each.measurement for each in record.further}
     certified = {limit_ms: own}
-    if len(rounds) >= ROUNDS:
+    if len(rounds) >= rounds_needed(held):
         held_ms, confirmed = _met_ms(rounds), merged(rounds)
         further = {ms: _agreeing(x, confirmed, ms < limit_ms) for ms, x in further.items()}
         certified = {min(limit_ms, held_ms): confirmed, limit_ms: confirmed}

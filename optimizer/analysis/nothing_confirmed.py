@@ -54,10 +54,15 @@ def nothing_confirmed(
 def _not_measured_again(
     unconfirmed: ConfirmedCapacity, confirmations: Collection[TrialRecord]
 ) -> NothingConfirmed:
+    trial = f"{describe(unconfirmed.config)} ({unconfirmed.figures})"
+    start = f"nothing was confirmed; the best by its trial alone, {trial}"
     failed = [r.reason for r in confirmations if r.config == unconfirmed.config and r.failure]
-    reason = f": {failed[-1]}" if failed else ""
+    if not failed:
+        return NothingConfirmed(
+            f"{start}, was not measured again before the run ended",
+            "rerun the command to confirm it; a longer --timeout leaves more time for that",
+        )
     return NothingConfirmed(
-        f"nothing was confirmed; the best by its trial alone, {describe(unconfirmed.config)} "
-        f"({unconfirmed.figures}), could not be measured again{reason}",
+        f"{start}, could not be measured again: {failed[-1]}",
         "remove the cause, then rerun the command to try again",
     )

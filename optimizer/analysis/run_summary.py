@@ -84,6 +84,7 @@ def summarise(
         measuring_seconds=sum(r.seconds.measuring for r in [*runs.calibration, *here, *later]),
         building_seconds=prepared.building_seconds,
         overhead_seconds_per_trial_median=statistics.median(overheads) if overheads else 0.0,
+        confirm_shortened=confirmed.shortened or None,
     )
 
 

@@ -173,6 +173,8 @@ class StudySummary:
         wall_seconds: of the run that ended the study.
         pareto: of a study of several limits, None of others.
         disturbance: of a study whose trials ran at the same time, None of others.
+        confirm_shortened: how the confirm phase was shortened to end in time; None where it was
+            not.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -199,13 +201,14 @@ class StudySummary:
     overhead_seconds_per_trial_median: float = 0.0
     pareto: tuple[ParetoEntry, ...] | None = None
     disturbance: DisturbanceSummary | None = None
+    confirm_shortened: str | None = None
     wall_seconds: float = 0.0
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of summary.json in plain JSON values."""
         content = asdict(self)
-        for name in ("pareto", "disturbance"):
+        for name in ("pareto", "disturbance", "confirm_shortened"):
             if content[name] is None:
                 del content[name]
         return content

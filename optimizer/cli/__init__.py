@@ -117,7 +117,11 @@ def main(arguments: list[str] | None = None) -> None:
         # nohup has the hang-up signal ignored.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    sys.exit(_exit_code(arguments, secrets))
+    code = _exit_code(arguments, secrets)
+    if arguments is None:
+        # The interpreter would search for cycles as it ends: 0.7 s of processor time.
+        gc.freeze()
+    sys.exit(code)
 
 
 def _exit_code(arguments: list[str] | None, secrets: Mapping[str, str | None] | None = None) -> int:

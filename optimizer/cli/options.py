@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import math
 import re
@@ -61,6 +62,23 @@ class Percent(_Finite):
 
 
 COUNT = click.IntRange(min=1)
+
+
+class ClockTime(click.ParamType[datetime.time]):
+    """A time of day such as 07:00, by the local clock."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime.time:
+        """Return the time, or fail with the rule."""
+        try:
+            if re.fullmatch(r"\d\d:\d\d(:\d\d)?", text := str(value)) is None:
+                raise ValueError(text)
+            return datetime.time.fromisoformat(text)
+        except ValueError:
+            self.fail(f"must be a time of day, HH:MM or HH:MM:SS; got {value!r}", param, ctx)
 
 
 class Duration(click.ParamType[float]):

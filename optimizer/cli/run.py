@@ -10,6 +10,7 @@ import click
 
 from optimizer.cli.options import (
     COUNT,
+    ClockTime,
     Duration,
     LatencyLimitMs,
     Percent,
@@ -27,6 +28,7 @@ from optimizer.cli.watchers import lines_of_study, watching
 from optimizer.cluster.choice import cluster_choice, require_ray
 from optimizer.commands.run import RunOptions, run_study
 from optimizer.files.shipped import shipped
+from optimizer.machine.time_limit import seconds_of_process
 from optimizer.report.comparison_tables import comparison_parts
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.winner_phase import WINNER_TESTS
@@ -65,7 +67,11 @@ def _resources(
 )
 @click.option(
     "--timeout", "timeout_seconds", type=Duration(),
-    help="End the search after this time, such as 8h. Default: as in the space file.",
+    help="End the run after this time, such as 8h. Default: as in the space file.",
+)  # fmt: skip
+@click.option(
+    "--until", type=ClockTime(), metavar="HH:MM[:SS]",
+    help="End the run by the next such time of the local clock, in the place of --timeout.",
 )  # fmt: skip
 @seed_option("sampler and arrivals")
 @click.option(
@@ -146,7 +152,7 @@ def run(
     if each_accelerator_type:
         return _run_each(console, chosen, verbosity)
     with watching(console, verbosity) as watch:
-        result = run_study(chosen, watch)
+        result = run_study(chosen, watch, seconds_of_process())
     show_outcome(console, result)
     return 0 if result.summary.best is not None else 1
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +18,9 @@ from optimizer.analysis.summary import DisturbanceSummary, StudySummary, Summary
 from optimizer.cluster.choice import ClusterChoice
 from optimizer.commands.finished_study import finished_summary
 from optimizer.commands.packages import require_packages
-from optimizer.commands.protocols import require_one_limit, search_protocol
+from optimizer.commands.protocols import protocols, require_one_limit, search_protocol
 from optimizer.commands.run_context import RunContext, open_run, warn_of_space_file
+from optimizer.commands.run_time import RunTime, chosen_seconds
 from optimizer.commands.sampler_choice import Strategies
 from optimizer.commands.trial_site import TrialSite, open_site
 from optimizer.configuration.model_space import Position
@@ -37,10 +40,10 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.machine.slots import Slot
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.bounded_sampler import MOST_TRIALS, bounded_text
-from optimizer.search.confirm import Confirmed, ConfirmPhase
+from optimizer.search.confirm import Confirmed, ConfirmPhase, search_reserve
 from optimizer.search.evaluator import PhaseEvaluator
 from optimizer.search.lent_calibration import lend, lending_study, read_prior
-from optimizer.search.loop import SearchLoop
+from optimizer.search.loop import SearchLoop, SearchTime
 from optimizer.search.prepared import Prepared
 from optimizer.search.published_grid import published_positions
 from optimizer.search.samplers import BOUNDED, CALIBRATED, SAMPLER_PACKAGES, SAMPLERS, Strategy
@@ -61,7 +64,6 @@ from optimizer.study.gated_artifact import reject_wrong_answers
 from optimizer.study.history import History
 from optimizer.study.notification import NotificationTarget, notifying, target_of
 from optimizer.study.optuna_study import OptunaStudy
-from optimizer.study.packed_levels import with_packed_levels
 from optimizer.study.search_status import SearchEnd
 from optimizer.study.searched_space import SearchedSpace, write_searched
 from optimizer.study.trial_records import objective_names
@@ -85,6 +87,7 @@ class RunOptions:
     study: str | None = None
     trials: int | None = None
     timeout_seconds: float | None = None
+    until: datetime.time | None = None
     seed: int = 0
     sampler: str | None = None
     storage: str | None = field(default=None, repr=False)  # may have a password
@@ -123,9 +126,13 @@ class RunResult:
 
 
 @one_blas_thread()
-def run_study(options: RunOptions, watch: Watcher) -> RunResult:
-    """Start or resume a study, and run it to its end."""
-    started = time.monotonic()
+def run_study(options: RunOptions, watch: Watcher, spent_seconds: float = 0.0) -> RunResult:
+    """Start or resume a study, and run it to its end.
+
+    Args:
+        spent_seconds: time of the run that has passed already.
+    """
+    started = time.monotonic() - spent_seconds
     percent = options.max_disturbance_percent
     target = target_of(options.notify) if options.notify is not None else None
     if options.cluster is not None and options.wait_for_quiet_seconds is not None:
@@ -141,7 +148,7 @@ def _run_at(
     started: float,
     target: NotificationTarget | None,
 ) -> RunResult:
-    space = _with_options(site.read_space(options.space), options)
+    space = _with_options(site.read_space(options.space), options, started)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
     lender = None
@@ -167,8 +174,11 @@ def _run_at(
         require=require,
         watch=watch,
     ) as opened:
+        run_time = RunTime(space.budget.wall_clock_seconds, started)
         context = replace(
-            opened, slots=site.slots, wait_for_quiet_seconds=options.wait_for_quiet_seconds
+            opened,
+            slots=site.slots,
+            wait_for_quiet_seconds=run_time.at_most(options.wait_for_quiet_seconds),
         )
         if lender is not None:
             lend(lender, directory)
@@ -185,8 +195,8 @@ def _run_at(
             note = site.note(space)
             if note is not None:
                 watch_all(note)
-            study = _Study(options, context, site, to_all(watch_all, notifier), earlier)
-            summary = study.run(started)
+            study = _Study(options, context, site, to_all(watch_all, notifier), earlier, run_time)
+            summary = study.run()
             if summary.best is not None:
                 send("finished", f"{summary.ended}; best: {_best_text(summary.best)}")
             elif summary.nothing_found is not None:
@@ -201,10 +211,10 @@ def _best_text(best: SummaryEntry) -> str:
     )
 
 
-def _with_options(space: Space, options: RunOptions) -> Space:
+def _with_options(space: Space, options: RunOptions, started: float) -> Space:
+    seconds = chosen_seconds(options.timeout_seconds, options.until, started)
     budget = Budget(
-        options.trials or space.budget.trials,
-        options.timeout_seconds or space.budget.wall_clock_seconds,
+        options.trials or space.budget.trials, seconds or space.budget.wall_clock_seconds
     )
     return replace(space, study=options.study or space.study, budget=budget)
 
@@ -260,8 +270,10 @@ class _Study:
         site: TrialSite,
         watch: Watcher,
         earlier: Mapping[int, TrialRecord],
+        run_time: RunTime,
     ) -> None:
         self._earlier = earlier
+        self._time = run_time
         self._options = options
         self._run = run
         self._site = site
@@ -272,11 +284,11 @@ class _Study:
         self._templates = shipped("model_repository_templates")
         self._require_leases: tuple[Callable[[], None], ...] = (run.directory.require_lease,)
 
-    def run(self, started: float) -> StudySummary:
+    def run(self) -> StudySummary:
         """Run all phases; return the summary that was written."""
         warn_of_space_file(self._space, self._watch)
         with self._leased():
-            return self._run_leased(started)
+            return self._run_leased()
 
     @contextmanager
     def _leased(self) -> Iterator[None]:
@@ -297,30 +309,33 @@ class _Study:
         for require in self._require_leases:
             require()
 
-    def _run_leased(self, started: float) -> StudySummary:
+    def _run_leased(self) -> StudySummary:
         # A storage that cannot be opened is an error before the artefacts are built.
         strategies = self._strategies(self._space.search_space, History({}))
         strategy = strategies.uncalibrated(self._options.chosen_sampler)
         with self._open_study(self._space.search_space, strategy) as study:
             if self._options.storage is not None:
                 study.require_records(self._earlier, self._directory.root)
-        summary = self._phases(started)
+        summary = self._phases()
         self._require_lease()
         # Last: a run that is interrupted before leaves it to the one that resumes.
         write_summary(self._directory, summary)
         return summary
 
-    def _phases(self, started: float) -> StudySummary:
-        with self._site.evaluator(self._run, self._watch) as (evaluator, prepared):
+    def _phases(self) -> StudySummary:
+        with ExitStack() as opened:
+            with self._time.kept_by("prepare"):
+                evaluator, prepared = opened.enter_context(
+                    self._site.evaluator(self._run, self._watch)
+                )
+            self._time = self._time.before_writing(prepared.files.values())
             history = self._reuse(prepared)
-            searching = time.monotonic()
             ended = self._search(history, prepared)
-            search_seconds = time.monotonic() - searching
             confirmed = self._confirm(evaluator, history, prepared)
-            self._measure_winner(evaluator, history, confirmed, search_seconds)
+            self._measure_winner(evaluator, history, confirmed)
         self._require_lease()
         self._write_bundles(confirmed, prepared)
-        return self._summarise(started, ended, history, confirmed, prepared)
+        return self._summarise(ended, history, confirmed, prepared)
 
     def _files(self, study: OptunaStudy, prepared: Prepared) -> TrialFiles:
         """Return what keeps each trial's files for the dashboard."""
@@ -333,7 +348,6 @@ class _Study:
 
     def _search(self, history: History, prepared: Prepared) -> SearchEnd:
         """Run the calibrate phase, for samplers that use it, and the search phase."""
-        started = time.monotonic()
         served = prepared.as_served(self._space.workload)
         searched = replace(
             self._searched(prepared.space),
@@ -347,10 +361,11 @@ class _Study:
         prior = read_prior(self._directory, self._space.workload)
         strategies = self._strategies(prepared.space, history, prior)
         with ExitStack() as opened:
-            pool = opened.enter_context(self._site.pool(self._run, prepared, self._watch))
-            strategy = strategies.calibrated(
-                self._options.chosen_sampler, pool, self._directory, self._watch
-            )
+            with self._time.kept_by("calibrate"):
+                pool = opened.enter_context(self._site.pool(self._run, prepared, self._watch))
+                strategy = strategies.calibrated(
+                    self._options.chosen_sampler, pool, self._directory, self._watch
+                )
             study = opened.enter_context(self._open_study(prepared.space, strategy))
             study.reconcile({record.number: record for record in history.records})
             study.name_constraints(self._context.limit_names)
@@ -362,18 +377,26 @@ class _Study:
                 self._context,
                 to_all(self._watch, self._files(study, prepared)),
             )
-            # The calibration counts against the user's time limit.
-            spent_seconds = time.monotonic() - started
             first = self._enqueued(prepared.space)
-            budget = self._search_budget()
             loop = SearchLoop(searched_study, pool)
-            return loop.run(budget, strategy.advise, spent_seconds, first, strategy.explain)
+            search_time = self._search_time(history, prepared)
+            return loop.run(
+                self._space.budget, strategy.advise, search_time, first, strategy.explain
+            )
 
-    def _search_budget(self) -> Budget:
-        """Return the budget without the time that is left for measuring the winner."""
-        budget = self._space.budget
-        reserved = reserved_seconds(budget.wall_clock_seconds, self._options.winner_tests)
-        return replace(budget, wall_clock_seconds=budget.wall_clock_seconds - reserved)
+    def _search_time(self, history: History, prepared: Prepared) -> SearchTime:
+        """Return the time of the search, which leaves some to confirm and measure the winner."""
+        seconds = self._time.seconds
+        reserve = partial(
+            search_reserve,
+            history,
+            prepared.space.config(prepared.space.baseline),
+            self._context,
+            protocols(self._space, self._run.slot, self._run.extra_limits_ms),
+            seconds,
+        )
+        of_winner = reserved_seconds(seconds, self._options.winner_tests)
+        return SearchTime(self._time.limit.earlier(of_winner), reserve)
 
     def _enqueued(self, space: SearchSpace) -> list[Position]:
         """Return the points that are measured before any that the sampler proposes."""
@@ -396,7 +419,7 @@ class _Study:
             for record in reusable:
                 trials.write(record)
             self._watch(Note(f"{len(reusable)} trials of study {origin} are reused"))
-            records = {record.number: with_packed_levels(record) for record in reusable}
+            records = {record.number: trials.kept(record) for record in reusable}
         judged = reject_wrong_answers(trials, records, prepared.gated, self._watch)
         return History(judged, contradicted_by(self._directory.confirmations.read_all().values()))
 
@@ -435,7 +458,16 @@ class _Study:
     def _confirm(
         self, evaluator: PhaseEvaluator, history: History, prepared: Prepared
     ) -> Confirmed:
-        phase = ConfirmPhase(evaluator, self._directory, self._context, self._watch)
+        asked_for = self._options.winner_tests
+        of_winner = reserved_seconds(self._time.seconds, asked_for) if asked_for else 0.0
+        phase = ConfirmPhase(
+            evaluator,
+            self._directory,
+            self._context,
+            self._watch,
+            protocols(self._space, self._run.slot, self._run.extra_limits_ms),
+            self._time.limit.earlier(of_winner),
+        )
         space = prepared.space
         # A configuration whose model file a resumed study has lost cannot be measured again.
         measurable = {
@@ -444,11 +476,7 @@ class _Study:
         return phase.run(History(measurable), space.config(space.baseline))
 
     def _measure_winner(
-        self,
-        evaluator: PhaseEvaluator,
-        history: History,
-        confirmed: Confirmed,
-        search_seconds: float,
+        self, evaluator: PhaseEvaluator, history: History, confirmed: Confirmed
     ) -> None:
         """Measure what is beyond capacity and cost, where time is left for it."""
         if not confirmed.best:
@@ -460,7 +488,7 @@ class _Study:
             confirmed.best[0],
             self._options.winner_tests,
             measured_seconds=sum(record.seconds.measuring for record in records),
-            seconds_left=self._space.budget.wall_clock_seconds - search_seconds,
+            limit=self._time.limit,
         )
 
     def _write_bundles(self, confirmed: Confirmed, prepared: Prepared) -> None:
@@ -484,7 +512,6 @@ class _Study:
 
     def _summarise(
         self,
-        started: float,
         ended: SearchEnd,
         history: History,
         confirmed: Confirmed,
@@ -499,6 +526,6 @@ class _Study:
         return replace(
             summary,
             disturbance=DisturbanceSummary.of(self._directory.disturbance.read()),
-            wall_seconds=time.monotonic() - started,
+            wall_seconds=self._time.spent,
             machine=self._run.machine_json,
         )

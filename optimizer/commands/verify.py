@@ -233,9 +233,11 @@ class _Serving:
     def _at_recommended_load(self, run: RunLevel) -> LoadLevel:
         workload = self.bundle.load.workload
         per_second = self.bundle.manifest.recommended.per_replica_per_second
-        search = CapacitySearch(run, workload, protocol_of(self.bundle.load.measurement, workload))
+        protocol = protocol_of(self.bundle.load.measurement, workload)
+        search = CapacitySearch(run, workload, protocol)
+        seconds = protocol.level_seconds(_REQUESTS, per_second)
         for _ in range(_TRIES):
-            if search.meets_limits(per_second / workload.demand_per_second, _REQUESTS):
+            if search.meets_limits(per_second / workload.demand_per_second, seconds):
                 break
         refuse_void(search.levels[-1])
         return search.levels[-1]

@@ -44,6 +44,8 @@ Position = tuple[int, ...]
 
 Rule = Callable[[Columns], Mask]
 
+_DECIDE_THE_ARTIFACT = names_of("artifact", "batcher")
+
 MAX_POINTS = 1_000_000
 """Largest product of the value lists; a larger space is refused, with its size."""
 
@@ -235,6 +237,12 @@ class ModelSpace:
             parameter.definition.put(draft, parameter.values[at])
         return draft
 
+    def artifacts_at(self, positions: NDArray[np.int64]) -> set[ArtifactSpec]:
+        """Return the artefacts that valid points need, shape [points, parameters]."""
+        deciding = [n for n, p in enumerate(self.parameters) if p.name in _DECIDE_THE_ARTIFACT]
+        _, rows = np.unique(positions[:, deciding], axis=0, return_index=True)
+        return {self.draft(position).model().artifact for position in positions[rows].tolist()}
+
     @cached_property
     def _positions(self) -> dict[tuple[ModelServing, ServerOptions], Position]:
         rows = map(tuple, self.points.tolist())
@@ -343,7 +351,7 @@ class ModelSpace:
 
     def _artifacts(self, rows: Columns) -> list[ArtifactSpec]:
         """Return the artefact that each row needs."""
-        deciding = zip(*(rows[f"#{name}"] for name in names_of("artifact", "batcher")), strict=True)
+        deciding = zip(*(rows[f"#{name}"] for name in _DECIDE_THE_ARTIFACT), strict=True)
         specs: dict[tuple[int, ...], ArtifactSpec] = {}
         artifacts = []
         for key, position in zip(deciding, self._positions_in(rows).tolist(), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from optimizer.configuration.columns import Columns, Mask
 from optimizer.configuration.hardware import Hardware
@@ -26,6 +26,16 @@ Value = int | bool | str | tuple[int, ...]
 def label(value: Value) -> str | int | bool:
     """Return a value as people and Optuna see it: lists become "4/8"."""
     return "/".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+T = TypeVar("T")
+
+_SHARED: dict[Any, Any] = {}
+
+
+def shared(value: T) -> T:
+    """Return one object for all equal parts of configurations, of which spaces have few."""
+    return cast(T, _SHARED.setdefault(value, value))
 
 
 @dataclass(frozen=True)
@@ -92,10 +102,10 @@ class ServingDraft:
         """Return how the model is served."""
         return ModelServing(
             name=self.scope.model,
-            artifact=self._artifact(),
+            artifact=shared(self._artifact()),
             max_batch_size=self.max_batch_size,
-            batching=self.batching,
-            groups=self._groups(),
+            batching=shared(self.batching),
+            groups=shared(self._groups()),
             padding=self.padding,
             cache=self.cache,
             warmup_batch_sizes=tuple(sorted({1, self.max_batch_size})),
@@ -106,8 +116,8 @@ class ServingDraft:
 
     def server(self) -> ServerOptions:
         """Return what the model's parameters ask of the server itself."""
-        return ServerOptions(
-            tuple(self.backend_config), self.executions_per_device, self.cache_bytes
+        return shared(
+            ServerOptions(tuple(self.backend_config), self.executions_per_device, self.cache_bytes)
         )
 
     def _artifact(self) -> ArtifactSpec:

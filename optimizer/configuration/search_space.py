@@ -29,7 +29,7 @@ from optimizer.configuration.model_space import (
     Position,
 )
 from optimizer.configuration.named_parameters import Parameter, parameters_in_order
-from optimizer.configuration.parameter_definition import Value
+from optimizer.configuration.parameter_definition import Value, shared
 from optimizer.configuration.runtimes import STEP_RUNTIMES
 from optimizer.configuration.runtimes.spec import Kind
 from optimizer.configuration.serving_config import (
@@ -238,11 +238,8 @@ class SearchSpace:
     @cached_property
     def artifacts(self) -> tuple[ArtifactSpec, ...]:
         """Every artefact that a valid point needs: the baseline's first, the others by label."""
-        specs = {
-            model.serving(tuple(own)).artifact
-            for model, columns in self.columns()
-            for own in np.unique(self.points[:, columns], axis=0).tolist()
-        }
+        needed = (own.artifacts_at(self.points[:, columns]) for own, columns in self.columns())
+        specs = set[ArtifactSpec]().union(*needed)
         first = [model.artifact for model in self.config(self.baseline).models]
         return tuple(sorted(specs, key=lambda spec: (spec not in first, spec.label)))
 
@@ -335,10 +332,12 @@ class SearchSpace:
 
 def _of_all(options: Sequence[ServerOptions]) -> ServerOptions:
     """Return the server's options for what each of its models asks of it."""
-    return ServerOptions(
-        tuple(sorted({each for own in options for each in own.backend_config})),
-        options[0].executions_per_device,
-        max((own.cache_bytes for own in options if own.cache_bytes), default=None),
+    return shared(
+        ServerOptions(
+            tuple(sorted({each for own in options for each in own.backend_config})),
+            options[0].executions_per_device,
+            max((own.cache_bytes for own in options if own.cache_bytes), default=None),
+        )
     )
 
 

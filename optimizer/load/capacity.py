@@ -66,6 +66,10 @@ class CapacityProtocol:
     load_requests: int = 950
     resolution: float = 0.03
 
+    def level_seconds(self, requests: int, per_second: float) -> float:
+        """Return the length of an open-loop level with at least so many requests at a rate."""
+        return max(self.check_seconds, requests / per_second)
+
 
 def find_capacity(
     run: RunLevel,
@@ -165,10 +169,9 @@ class CapacitySearch:
         level = self._level(ClosedLoop(concurrency), protocol.saturation_seconds, timeout, stop)
         refuse_if_all_failed(level)
 
-    def meets_limits(self, load_factor: float, least_requests: int) -> bool:
+    def meets_limits(self, load_factor: float, seconds: float) -> bool:
         """Run a whole open-loop level, which only a proof that it misses the limits may end."""
         protocol = self._protocol
-        seconds = self._seconds_for(least_requests, load_factor)
         stop = LateFraction(self._workload.streams, protocol.warmup_seconds, least_seconds=seconds)
         level = self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, stop)
         return why_void(level) is None and why_missed(level) is None
@@ -242,7 +245,7 @@ class CapacitySearch:
         return self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, stop)
 
     def _seconds_for(self, requests: int, load_factor: float) -> float:
-        return max(self._protocol.check_seconds, requests / (load_factor * self._demand))
+        return self._protocol.level_seconds(requests, load_factor * self._demand)
 
     def _level(
         self, load: ClosedLoop | OpenLoop, seconds: float, timeout: float, stop: StoppingRule | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from optimizer.workload.streams import Workload
 _SHARES = (1.0, 0.97, 0.93, 0.87, 0.8, 0.65, 0.5, 0.35, 0.2)
 """Shares of the capacity that are tried from the top until one meets the limits."""
 
-_AT_DEMAND_REQUESTS = 200
+AT_DEMAND_REQUESTS = 200
 """Where replicas have spare capacity, fewer requests than at the capacity tell the latency."""
 
 
@@ -23,14 +24,26 @@ class CertificationTask:
 
     Attributes:
         load_factor: the capacity to begin with.
-        requests: least number of requests at the capacity.
+        requests: least number of requests at the capacity, within `level_seconds`.
         at_demand: returns the load factor of one replica when every replica has the given capacity;
             at most that.
+        level_seconds: longest open-loop level.
+        shortest_seconds: shortest one where the capacity is missed again and again.
     """
 
     load_factor: float
     requests: int
     at_demand: Callable[[float], float]
+    level_seconds: float = math.inf
+    shortest_seconds: float = 0.0
+
+    def seconds(
+        self, protocol: CapacityProtocol, requests: int, per_second: float, step: int = 0
+    ) -> float:
+        """Return the length of a level of a step down; from the second step on, it is halved."""
+        whole = min(self.level_seconds, protocol.level_seconds(requests, per_second))
+        halvings = max(0, step - 1)
+        return min(whole, max(self.shortest_seconds, whole * 0.5**halvings))
 
 
 def certify_load(
@@ -43,7 +56,9 @@ def certify_load(
     """Saturate, then measure at the capacity of the task, stepping down while it is too much.
 
     A load is certified when it meets the limits, and then the load of one replica at the demand
-    does too. Saturation shows how fast the machine was during the round.
+    does too. Saturation shows how fast the machine was during the round. Levels become shorter from
+    the second step down: on a machine that falters, ten levels of one configuration are not worth
+    ten times the time of one.
 
     Args:
         concurrency: requests kept outstanding to saturate the server.
@@ -55,10 +70,15 @@ def certify_load(
     search = CapacitySearch(run, workload, protocol)
     search.saturate(concurrency)
     missed: float | None = None
-    for share in _SHARES:
+    for step, share in enumerate(_SHARES):
         load = share * task.load_factor
-        if search.meets_limits(load, task.requests) and search.meets_limits(
-            task.at_demand(load), _AT_DEMAND_REQUESTS
+        at_demand = task.at_demand(load)
+        if all(
+            search.meets_limits(
+                each,
+                task.seconds(protocol, requests, each * workload.demand_per_second, step),
+            )
+            for each, requests in ((load, task.requests), (at_demand, AT_DEMAND_REQUESTS))
         ):
             ended = f"certified {share:.0%} of its capacity"
             if (void := describe_void(search.levels)) is not None:

@@ -127,9 +127,7 @@ class StudyOutcome:
             yield f"What to do: {why.advice}."
         if self.claims:
             yield self._next_best(self.claims[0])
-        yield f"The search ended: {summary.ended}."
-        if summary.remaining_gap and best is not None and not summary.space_exhausted:
-            yield f"Remaining potential: up to {form.percent(summary.remaining_gap)} (95% bound)."
+        yield from self._ending(summary)
         if summary.accuracy_evidence == "synthetic":
             yield (
                 "Accuracy was judged on generated inputs: provide evaluation data before you "
@@ -140,6 +138,14 @@ class StudyOutcome:
             yield disturbance_sentence(summary.disturbance)
         if self.price_warning is not None:
             yield f"{_capitalised(self.price_warning)}."
+
+    def _ending(self, summary: StudySummary) -> Iterator[str]:
+        """Yield why the search ended, and what it and the confirm phase leave open."""
+        yield f"The search ended: {summary.ended}."
+        if summary.confirm_shortened is not None:
+            yield f"The confirm phase was shortened to end in time: {summary.confirm_shortened}."
+        if summary.remaining_gap and self.best is not None and not summary.space_exhausted:
+            yield f"Remaining potential: up to {form.percent(summary.remaining_gap)} (95% bound)."
 
     @staticmethod
     def _next_best(claim: CapacityClaim) -> str:

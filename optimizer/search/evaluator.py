@@ -204,4 +204,8 @@ class LiveEvaluator:
             kind = type(error).__name__
             failure = Failure(kind, error.transient, error.out_of_memory)
             return Evaluation("failed", str(error), failure=failure, seconds=spent)
+        except BaseException:
+            # What was cut off may have left a model half loaded, or requests that nobody awaits.
+            self.session.stop()
+            raise
         return replace(result, seconds=Seconds(measuring=measuring, serving=serving))

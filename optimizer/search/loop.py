@@ -7,12 +7,13 @@ which they come, and proposals take the trials that are running into account.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.configuration.model_space import Position
-from optimizer.errors import EverythingFailedError
+from optimizer.errors import EverythingFailedError, TimeIsUpError
+from optimizer.machine.time_limit import TimeLimit
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.drift import DriftRuns
@@ -33,13 +34,42 @@ from optimizer.study.search_status import Advisor, Explain, SearchEnd, SearchSta
 _CONSECUTIVE_FAILURES = 5
 _CONSECUTIVE_REPEATS = 3
 
+_RECENT = 10
+"""Number of latest trials whose durations predict the next one's."""
+
+_OVERRUN = 0.5
+"""A running trial is cut off once it has taken this share of the time of what follows."""
+
+
+@dataclass(frozen=True)
+class SearchTime:
+    """The time of a search.
+
+    Attributes:
+        limit: of the search and what follows it.
+        reserve: returns the seconds that are left to what follows, by the results so far.
+    """
+
+    limit: TimeLimit
+    reserve: Callable[[], float] = lambda: 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds in which trials may be started."""
+        return self.limit.left - self.reserve()
+
+    @property
+    def end_of_trials(self) -> TimeLimit:
+        """The limit by which a running trial is cut off."""
+        return self.limit.earlier(_OVERRUN * self.reserve())
+
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a search keeps to; `ends_at` is a time of the monotonic clock."""
+    """What a search keeps to."""
 
     budget: Budget
-    ends_at: float
+    time: SearchTime
     advise: Advisor
     explain: Explain
 
@@ -69,7 +99,7 @@ class SearchLoop:
         self,
         budget: Budget,
         advise: Advisor = SearchStatus,
-        spent_seconds: float = 0.0,
+        time: SearchTime | None = None,
         first: Sequence[Position] = (),
         explain: Explain = lambda _: None,
     ) -> SearchEnd:
@@ -77,7 +107,7 @@ class SearchLoop:
 
         Args:
             advise: called before every proposal; may end the search.
-            spent_seconds: seconds of the budget that were used before.
+            time: of the search; by default that of the budget.
             first: points to measure after the baseline, before the sampler's own proposals.
             explain: called after every proposal for the expected cost.
 
@@ -87,14 +117,15 @@ class SearchLoop:
             StorageError: when a record or the study cannot be written.
             WorkersLostError: when no worker is left.
         """
-        left = budget.wall_clock_seconds - spent_seconds
+        time = time or SearchTime(TimeLimit.of(budget.wall_clock_seconds))
+        left = time.left
         self._watch(EarlierTrials(self._history.records, self._ledger.best))
         self._watch(PhaseStarted("search", budget.trials, left if math.isfinite(left) else None))
         for position in dict.fromkeys([self._space.baseline, *first, *self._due_retries()]):
             if self._history.decided(self._space.config(position)) is None:
                 self._study.enqueue_once(position)
         self._consecutive_repeats = self._study.repeats_in_a_row
-        end = self._search(_Plan(budget, time.monotonic() + left, advise, explain))
+        end = self._search(_Plan(budget, time, advise, explain))
         self._raise_if_most_were_unmeasured(least=1)
         return end
 
@@ -106,11 +137,21 @@ class SearchLoop:
                 if end is None:
                     continue
             if end is None or len(self._tasks):
-                self._tasks.receive(LONGEST_WAIT_SECONDS)
+                try:
+                    self._tasks.receive(LONGEST_WAIT_SECONDS, plan.time.end_of_trials)
+                except TimeIsUpError:
+                    return self._cut_off(plan)
             elif end.exhausted or end.converged:
                 return end
             else:
                 return replace(end, regret_bound=plan.advise().regret_bound)
+
+    def _cut_off(self, plan: _Plan) -> SearchEnd:
+        """Leave the running trials to a run that resumes the study."""
+        running = len(self._ledger.running)
+        text = f"{running} trial{'s' if running != 1 else ''} cut off: the time is up"
+        self._watch(Note(text, True))
+        return replace(_time_is_up(plan), regret_bound=plan.advise().regret_bound)
 
     def _due_retries(self) -> list[Position]:
         """Return the points whose first attempt failed just before an earlier run ended."""
@@ -131,8 +172,8 @@ class SearchLoop:
         budget, history = plan.budget, self._history
         if history.trials_spent + len(self._ledger.running) >= budget.trials:
             return SearchEnd(f"the budget of {budget.trials} trials is used up")
-        if time.monotonic() >= plan.ends_at:
-            return SearchEnd(f"the time budget of {budget.wall_clock_seconds:g} s is used up")
+        if plan.time.left <= self._trial_seconds:
+            return _time_is_up(plan)
         if self._consecutive_repeats >= _CONSECUTIVE_REPEATS and not self._has_more():
             reason = f"all {len(self._space)} valid configurations are measured"
             return SearchEnd(reason, exhausted=True, regret_bound=0.0)
@@ -143,11 +184,17 @@ class SearchLoop:
         if drift_run is not None:
             self._tasks.submit(drift_run, lambda e, _: self._drift_runs.finish(e, history))
             return None
-        trial = self._ledger.propose(time.monotonic())
+        trial = self._ledger.propose(plan.time.limit.clock())
         self._consecutive_repeats = 0 if trial is not None else self._consecutive_repeats + 1
         if trial is not None:
             self._start(trial, plan)
         return None
+
+    @property
+    def _trial_seconds(self) -> float:
+        """How long the next trial is likely to take; 0 where nothing tells."""
+        seconds = [record.seconds.total for record in self._history.records[-_RECENT:]]
+        return statistics.median(seconds or [0.0])
 
     def _has_more(self) -> bool:
         """Whether a point is left to measure, which is then enqueued unless others are."""
@@ -167,6 +214,7 @@ class SearchLoop:
         step = self._history.trials_spent + len(self._ledger.running)
         expected = plan.explain(trial.proposal.position)
         started = TrialStarted(number, step, plan.budget.trials, config, expected)
+        clock = plan.time.limit.clock
         bound = prune_load_factor(self._history.incumbent, self._context.demand)
         if self._context.extra_limits_ms:
             # A configuration that is worse within one limit may be the best within another.
@@ -175,14 +223,14 @@ class SearchLoop:
         task = Task(number, 1, config, prune_below=bound, expected_share=share)
         self._tasks.submit(
             task,
-            lambda *result: self._finish(trial, *result),
+            lambda evaluation, workers: self._finish(trial, evaluation, workers, clock()),
             lambda worker: self._watch(replace(started, worker=worker)),
         )
 
     def _finish(
-        self, trial: RunningTrial, evaluation: Evaluation, workers: tuple[str, ...]
+        self, trial: RunningTrial, evaluation: Evaluation, workers: tuple[str, ...], now: float
     ) -> None:
-        record = self._ledger.finish(trial, evaluation, workers, time.monotonic())
+        record = self._ledger.finish(trial, evaluation, workers, now)
         if record.unmeasured and record.attempt > 1:
             self._raise_if_most_were_unmeasured(least=_CONSECUTIVE_FAILURES)
         failures = self._history.failures_in_a_row()
@@ -210,3 +258,7 @@ class SearchLoop:
                 )
 
         self._tasks.submit(Task(last.number, 1, self._baseline), judge)
+
+
+def _time_is_up(plan: _Plan) -> SearchEnd:
+    return SearchEnd(f"the time budget of {plan.budget.wall_clock_seconds:g} s is used up")

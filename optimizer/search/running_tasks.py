@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from optimizer.errors import WorkersLostError
+from optimizer.machine.time_limit import TimeLimit
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import Failure
 from optimizer.search.worker_pool import Task, TaskEnd, WorkerPool
@@ -59,10 +60,14 @@ class RunningTasks:
         self._waiting.append(_Entry(task, started, then))
         self._send()
 
-    def receive(self, timeout_seconds: float) -> None:
+    def receive(self, timeout_seconds: float, limit: TimeLimit | None = None) -> None:
         """Wait for one task to end, at most for this time, and do what follows from its result.
 
+        Args:
+            limit: after which no task is waited for.
+
         Raises:
+            TimeIsUpError: when the limit is reached first; the tasks are not to be waited for.
             WorkersLostError: when no worker is left.
         """
         self._send()
@@ -71,7 +76,8 @@ class RunningTasks:
                 f"no worker is left{self._last_loss}; rerun the same command to measure the "
                 f"{len(self._waiting)} configurations that were running, and the others"
             )
-        end = self._pool.next_end(timeout_seconds)
+        with (limit or TimeLimit()).enforced():
+            end = self._pool.next_end(timeout_seconds)
         if end is None:
             return
         entry = self._running.pop(end.task)

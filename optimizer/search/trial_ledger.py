@@ -133,7 +133,8 @@ class TrialLedger:
         )
         self._study.require_lease()
         self._trials.write(record)
-        kept = self._history.add(record)
+        kept = self._trials.kept(record)
+        self._history.add(kept)
         del self._running[trial.config]
         self._watch(TrialRecorded(record))
         self._study.tell(record)

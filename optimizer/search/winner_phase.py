@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.errors import TrialFailure
+from optimizer.errors import TimeIsUpError, TrialFailure
+from optimizer.machine.time_limit import TimeLimit
 from optimizer.measurement.cost import Candidate
 from optimizer.search.cold_start import measure_cold_start
 from optimizer.search.evaluator import WinnerTester
@@ -75,14 +76,14 @@ class WinnerPhase:
         winner: Candidate,
         asked_for: Collection[WinnerTest],
         measured_seconds: float,
-        seconds_left: float,
+        limit: TimeLimit,
     ) -> None:
         """Measure what is missing. A failure is told, and is none of the study.
 
         Args:
             asked_for: tests that are wanted in any case.
             measured_seconds: load tests of the study so far.
-            seconds_left: of the run's time limit.
+            limit: of the run's time; what is measured when it ends is cut off.
 
         Raises:
             StorageError: when results cannot be written.
@@ -92,7 +93,7 @@ class WinnerPhase:
         longest = _longest_seconds(tests)
         if not asked_for:
             longest = min(longest, seconds_by_itself(measured_seconds))
-        seconds = min(longest, seconds_left)
+        seconds = min(longest, limit.left)
         if not tests or (seconds < _SHORTEST_SECONDS and not asked_for):
             return
         if seconds < _SHORTEST_SECONDS:
@@ -106,7 +107,11 @@ class WinnerPhase:
         for test in tests:
             self._watch(StepStarted(f"{test} of {describe(winner.config)}"))
             share = _LONGEST_SECONDS[test] / _longest_seconds(tests)
-            self._attempt(test, winner, share * seconds)
+            try:
+                with limit.enforced():
+                    self._attempt(test, winner, share * seconds)
+            except TimeIsUpError:
+                self._watch(Note(f"{test}: not measured: it was cut off, the time is up", True))
             self._watch(StepFinished())
 
     def _attempt(self, test: WinnerTest, winner: Candidate, seconds: float) -> None:

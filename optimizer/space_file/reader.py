@@ -62,7 +62,7 @@ class MeasurementSettings:
 
 @dataclass(frozen=True)
 class Budget:
-    """The search ends after `trials` measured configurations or `wall_clock_seconds`."""
+    """The search ends after `trials` configurations, and the run after `wall_clock_seconds`."""
 
     trials: int
     wall_clock_seconds: float

@@ -56,10 +56,10 @@ class MeasurementSection(Section):
 
 
 class BudgetSection(Section):
-    """When the search ends, by whichever is reached first."""
+    """When the search ends, by whichever is reached first, and the run with it."""
 
     trials: Count = Field(60, description="configurations to measure")
-    wall_clock: Duration = Field(8 * 3600.0, description="duration of the search")
+    wall_clock: Duration = Field(8 * 3600.0, description="longest duration of the run")
 
 
 class SpaceSection(Section):

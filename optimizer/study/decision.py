@@ -25,7 +25,7 @@ from optimizer.study.searched_space import read_searched
 from optimizer.study.warm_start import at_demand
 
 ROUNDS = 2
-"""Rounds of the confirm phase for each configuration."""
+"""Rounds of the confirm phase for each configuration, unless the time does not suffice."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Decision:
     """The configurations of a study that met its limits, best first.
 
     Attributes:
-        confirmed: those with a certified load in every round of the confirm phase.
+        confirmed: those with a certified load in every round of the confirm phase, see
+            `rounds_needed`.
         unconfirmed: the others that met the limits in a trial, unless a round contradicted it.
     """
 
@@ -135,7 +136,7 @@ def decide(
         if config in contradicted or (space is not None and space.position_of(config) is None):
             continue
         rounds = certified_rounds(config, confirmations)
-        is_confirmed = len(rounds) >= ROUNDS
+        is_confirmed = len(rounds) >= rounds_needed(rounds_of(config, confirmations))
         measurement = merged(rounds) if is_confirmed else _measured(trial)
         relative = at_demand(demand.requests_per_second, measurement)
         candidate = candidate_of(config, relative, price, demand)
@@ -205,6 +206,11 @@ def rounds_of(config: ServingConfig, confirmations: Iterable[TrialRecord]) -> li
     return [record for record in own if not record.unmeasured]
 
 
+def rounds_needed(rounds: Iterable[TrialRecord]) -> int:
+    """Return how many rounds confirm a configuration; fewer where a run had no time for more."""
+    return min((record.rounds or ROUNDS for record in rounds), default=ROUNDS)
+
+
 def certified_rounds(
     config: ServingConfig, confirmations: Iterable[TrialRecord]
 ) -> list[Measurement]:
@@ -228,9 +234,11 @@ def claims_of(
     """Compare the best with every other confirmed configuration, best first."""
     if not decision.confirmed:
         return ()
+    measured = [certified_rounds(each.config, confirmations) for each in decision.confirmed]
+    fewest = min(ROUNDS, *map(len, measured))
     winner, *rivals = (
-        Finalist(each.config, tuple(certified_rounds(each.config, confirmations)[:ROUNDS]))
-        for each in decision.confirmed
+        Finalist(each.config, tuple(rounds[:fewest]))
+        for each, rounds in zip(decision.confirmed, measured, strict=True)
     )
     return claims(winner, rivals)
 
@@ -253,7 +261,7 @@ def merged(rounds: Sequence[Measurement]) -> Measurement:
         levels=tuple(level for m in rounds for level in m.levels),
         load_factor_low=min(m.load_factor_low for m in rounds),
         load_factor_high=least.load_factor_high,
-        ended=f"certified in {len(rounds)} rounds",
+        ended=f"certified in {len(rounds)} round{'s' if len(rounds) > 1 else ''}",
     )
 
 

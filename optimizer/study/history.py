@@ -9,7 +9,6 @@ from optimizer.configuration.serving_config import ArtifactSpec, ServingConfig
 from optimizer.measurement.cost import Demand, Price, Score, score
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import Outcome, TrialRecord
-from optimizer.study.packed_levels import with_packed_levels
 
 MAX_ATTEMPTS = 2
 """A transient failure is retried once."""
@@ -41,23 +40,21 @@ class History:
         self._contradicted = frozenset(contradicted)
         self._take(records.values())
 
-    def add(self, record: TrialRecord) -> TrialRecord:
-        """Add a record, or replace the one of its number; return it with packed levels."""
-        record = with_packed_levels(record)
+    def add(self, record: TrialRecord) -> None:
+        """Add a record, or replace the one of its number."""
         last = self._records[-1] if self._records else None
         if record.number not in self._numbers and (last is None or _told(last) < _told(record)):
             self._append(record)
         else:
             others = (other for other in self._records if other.number != record.number)
             self._take([*others, record])
-        return record
 
     def _take(self, records: Iterable[TrialRecord]) -> None:
         self._numbers = set[int]()
         self._records: list[TrialRecord] = []
         self._ok: list[TrialRecord] = []
         self._of_config: dict[ServingConfig, list[TrialRecord]] = {}
-        self._of_shape: dict[_Shape, TrialRecord] = {}
+        self._of_shape: dict[_Shape, list[Measurement]] = {}
         self._out_of_memory: list[TrialRecord] = []
         self._incumbent: TrialRecord | None = None
         self._spent = self._failures = 0
@@ -76,8 +73,7 @@ class History:
             return
         self._ok.append(record)
         assert record.measurement is not None, "a record that met the limits has a measurement"
-        if record.measurement.levels[0].kind == "saturation":
-            self._of_shape[_shape(record.config)] = record
+        self._of_shape.setdefault(_shape(record.config), []).append(record.measurement)
         if record.config not in self._contradicted and _cost(record) < _cost(self._incumbent):
             self._incumbent = record
 
@@ -147,10 +143,11 @@ class History:
 
         Similar configurations have the same artefacts, instance counts and largest batches.
         """
-        record = self._of_shape.get(_shape(config))
-        if record is None or record.measurement is None:
-            return None
-        return record.measurement.load_factor / record.measurement.levels[0].load_factor
+        for measurement in reversed(self._of_shape.get(_shape(config), [])):
+            first = measurement.levels[0]
+            if first.kind == "saturation":
+                return measurement.load_factor / first.load_factor
+        return None
 
     def failures_in_a_row(self) -> int:
         """Return the number of failures since the last record that did not fail."""

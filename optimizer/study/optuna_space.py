@@ -27,6 +27,7 @@ class _Column:
     Attributes:
         index: in the parameters of the space.
         values: Optuna's value of each position.
+        pairs: name and value of each position, the same object for all trials.
         positions: the position of each of Optuna's values.
     """
 
@@ -34,6 +35,7 @@ class _Column:
     name: str
     distribution: BaseDistribution
     values: tuple[int | str, ...]
+    pairs: tuple[tuple[str, int | str], ...]
     positions: Mapping[object, int]
 
     @classmethod
@@ -44,7 +46,8 @@ class _Column:
         )
         name = f"{parameter.key}.position" if by_position else parameter.key
         positions: dict[object, int] = {value: n for n, value in enumerate(values)}
-        return cls(index, name, _distribution(parameter), values, positions)
+        pairs = tuple((name, value) for value in values)
+        return cls(index, name, _distribution(parameter), values, pairs, positions)
 
 
 class OptunaSpace:
@@ -61,17 +64,31 @@ class OptunaSpace:
         """Return a point as Optuna's parameters."""
         return {column.name: column.values[position[column.index]] for column in self._columns}
 
+    def pairs(self, params: Mapping[str, object]) -> tuple[tuple[str, int | str], ...]:
+        """Return Optuna's parameters as records keep them."""
+        return tuple(
+            column.pairs[column.positions[params[column.name]]] for column in self._columns
+        )
+
     def position(self, params: Mapping[str, object]) -> Position:
         """Return the valid point nearest to Optuna's parameters."""
-        wanted = [0] * len(self._space.parameters)
-        for column in self._columns:
-            wanted[column.index] = column.positions[params[column.name]]
-        point = tuple(wanted)
+        point = self.combination(params)
         if point in self._space.row_of:
             return point
         nearest = self._space.nearest(point)
         assert nearest is not None, "nothing was excluded and a space is never empty"
         return nearest
+
+    def combination(self, params: Mapping[str, object]) -> Position:
+        """Return Optuna's parameters as a point, valid or not.
+
+        Raises:
+            KeyError: for parameters that are not the space's.
+        """
+        wanted = [0] * len(self._space.parameters)
+        for column in self._columns:
+            wanted[column.index] = column.positions[params[column.name]]
+        return tuple(wanted)
 
 
 def _even_step(parameter: Parameter) -> int | None:

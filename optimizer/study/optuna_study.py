@@ -113,7 +113,7 @@ class OptunaStudy:
                 # may leave a trial with some of them.
                 for trial in self._study.get_trials(deepcopy=False):
                     if trial.params and trial.state.is_finished():
-                        self._optuna_space.position(trial.params)
+                        self._optuna_space.combination(trial.params)
                     self._next_number += 1
                     self._waiting += trial.state == TrialState.WAITING
 
@@ -172,7 +172,7 @@ class OptunaStudy:
                 value = label(parameter.values[at])
                 if len(parameter.values) > 1 and params.get(parameter.key) != value:
                     trial.set_user_attr(parameter.key, value)
-        return Proposal(trial.number, tuple(params.items()), position)
+        return Proposal(trial.number, self._optuna_space.pairs(params), position)
 
     def _new_trial(self) -> Trial:
         self._study.sampler = self._make_sampler(_derived_seed(self._seed, self._next_number))

@@ -14,11 +14,14 @@ from optimizer.files.untrusted import is_safe_name, read_bytes
 from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import SCHEMA_VERSION, TrialRecord
 from optimizer.space_file.section import first_mistake
-from optimizer.study.packed_levels import with_packed_levels
 from optimizer.study.record_json import record_from_json, record_to_json
+from optimizer.study.stored_levels import with_stored_levels
 
 _PERCENTILES = {50.0, 95.0, 99.0}
 """Latency percentiles that every level with a reply has."""
+
+_RECENT = 128
+"""Number of records whose levels stay in memory."""
 
 
 class _Versioned(BaseModel):
@@ -40,6 +43,7 @@ class RecordStore:
         self.folder = folder
         self._scored = scored
         self._reported = reported
+        self._recent: dict[int, TrialRecord] = {}
 
     def write(self, record: TrialRecord) -> None:
         """Write a record. Raises StorageError."""
@@ -64,8 +68,23 @@ class RecordStore:
         return {record.number: record for record in self._records()}
 
     def read_to_keep(self) -> Mapping[int, TrialRecord]:
-        """Return all records by number as `read_all` does, in a twelfth of the memory."""
-        return {record.number: with_packed_levels(record) for record in self._records()}
+        """Return all records by number as `read_all` does, see `kept`."""
+        return {record.number: self.kept(record) for record in self._records()}
+
+    def kept(self, record: TrialRecord) -> TrialRecord:
+        """Return a written record as a long run keeps it: its levels are read when needed."""
+        self._remember(record)
+        return with_stored_levels(record, self._with_levels)
+
+    def _with_levels(self, number: int) -> TrialRecord:
+        if number not in self._recent:
+            self._remember(self._read(self._path(number)))
+        return self._recent[number]
+
+    def _remember(self, record: TrialRecord) -> None:
+        self._recent[record.number] = record
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
 
     def _records(self) -> Iterator[TrialRecord]:
         return (self._read(self.folder / name) for name in sorted(self._names()))

@@ -24,7 +24,7 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LevelKind, LoadLevel, Measurement, Slice, StreamLevel
 from optimizer.measurement.resource_use import ClientUse
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
-from optimizer.search.loop import SearchLoop
+from optimizer.search.loop import SearchLoop, SearchTime
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, FixedForecast, no_forecast
 from optimizer.search.trial_ledger import SearchedStudy
@@ -355,9 +355,11 @@ class Search:
         searched = SearchedStudy(study, self.space, self.directory, history, self.context, watch)
         return SearchLoop(searched, self.pool or InlinePool(self.evaluator, self.context.slot))
 
-    def run(self, trials: int, wall_clock_seconds: float = 1e9) -> SearchEnd:
+    def run(self, trials: int, time: SearchTime | None = None) -> SearchEnd:
         """Start, or go on as a new process would."""
         study, history, policy = self._opened()
         strategy = SAMPLERS[self.sampler](policy)
-        budget = Budget(trials, wall_clock_seconds)
-        return self.loop(study, history).run(budget, strategy.advise, explain=strategy.explain)
+        budget = Budget(trials, 90.0 if time is not None else math.inf)
+        return self.loop(study, history).run(
+            budget, strategy.advise, time, explain=strategy.explain
+        )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import importlib
 import io
 import itertools
@@ -262,7 +263,7 @@ def test_options_become_the_request(
 ) -> None:
     requests: list[RunOptions] = []
 
-    def take(request: RunOptions, _: object) -> RunResult:
+    def take(request: RunOptions, *_: object) -> RunResult:
         requests.append(request)
         raise StorageError("enough")
 
@@ -273,6 +274,7 @@ def test_options_become_the_request(
         "--seed", "7", "--sampler", "tpe", "--storage", "postgresql://here/db",
         "--warm-start", "night-0", "--results", "out", "--cache", "kept",
     )  # fmt: skip
+    optimizer("run", "--until", "07:00")
     optimizer("run", "--also-limit", "300ms", "--also-limit", "0.1s")
     optimizer("run", "--also-limit", "300ms", "--sampler", "guided")
     monkeypatch.setenv("OPTIMIZER_CACHE", "/elsewhere")
@@ -284,9 +286,10 @@ def test_options_become_the_request(
     assert requests == [
         default,
         RunOptions(
-            Path("my.yaml"), "night-1", 40, 5400.0, 7, "tpe", "postgresql://here/db", "night-0",
-            results=Path("out"), cache="kept",
+            Path("my.yaml"), "night-1", 40, 5400.0, None, 7, "tpe", "postgresql://here/db",
+            "night-0", results=Path("out"), cache="kept",
         ),
+        replace(default, until=datetime.time(7)),
         replace(default, also_limits_ms=(300.0, 100.0)),
         replace(default, also_limits_ms=(300.0,), sampler="guided"),
         replace(default, cache="/elsewhere", storage="postgresql://there/db"),

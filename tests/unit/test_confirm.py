@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
+from optimizer.load.capacity import CapacityProtocol
+from optimizer.machine.time_limit import TimeLimit
+from optimizer.measurement.cost import Candidate
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import Measurement
 from optimizer.search.confirm import Confirmed, ConfirmPhase, ranked
-from optimizer.study.decision import ROUNDS, levels_near, merged
+from optimizer.search.evaluator import Protocols
+from optimizer.study import decision
+from optimizer.study.decision import ROUNDS, candidate_of, levels_near, merged
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, Note, PhaseStarted, TrialFinished, TrialStarted
 from optimizer.study.history import History, scored
@@ -36,6 +43,7 @@ BASELINE = SPACE.config(SPACE.baseline)
 CONFIGS = [c for row in range(len(SPACE)) if (c := SPACE.config(SPACE.at(row))) != BASELINE]
 FP32 = [c for c in CONFIGS if c.models[0].artifact.precision == "fp32"]
 INT8 = [c for c in CONFIGS if c.models[0].artifact.precision == "int8"]
+PROTOCOLS = Protocols(CapacityProtocol(), CapacityProtocol(check_seconds=20.0))
 Held = Callable[[ServingConfig, float, int], Evaluation]
 
 
@@ -59,9 +67,11 @@ class Confirming:
         self.directory = StudyDirectory(folder)
         self.evaluator = FakeEvaluator(held=as_found)
         self.events: list[Event] = []
+        self.limit = TimeLimit()
 
     def run(self, history: History, baseline: ServingConfig = BASELINE) -> Confirmed:
-        phase = ConfirmPhase(self.evaluator, self.directory, SETTING, self.events.append)
+        watch = self.events.append
+        phase = ConfirmPhase(self.evaluator, self.directory, SETTING, watch, PROTOCOLS, self.limit)
         return phase.run(history, baseline)
 
 
@@ -87,6 +97,22 @@ def test_the_winner_two_rivals_and_the_baseline_are_measured_in_turn(
     assert configs_of(confirmed) == [A]
     assert confirmed.baseline is not None
     assert confirmed.baseline.config == BASELINE
+
+
+def test_trials_are_ranked_once_however_many_rounds_are_measured(
+    confirming: Confirming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads the load levels of a trial, of which there may be thousands."""
+    ranks = Counter[ServingConfig]()
+
+    def count(config: ServingConfig, *others: Any) -> Candidate | None:
+        ranks[config] += 1
+        return candidate_of(config, *others)
+
+    monkeypatch.setattr(decision, "candidate_of", count)
+    confirming.run(HISTORY)
+    assert ranks[D] == 1
+    assert confirming.evaluator.confirmed.count(D) == 0
 
 
 def test_each_is_asked_for_its_capacity_and_its_share_of_the_demand(
@@ -339,7 +365,7 @@ def test_a_phase_that_was_cut_off_goes_on_where_it_stopped(
     resumed = FakeEvaluator(held=as_found)
     confirming.evaluator = resumed
     assert configs_of(confirming.run(HISTORY)) == [A]
-    assert len(resumed.confirmed) == 8 - done
+    assert resumed.confirmed == ([A, B, C, BASELINE] * ROUNDS)[done:], "in the same order"
     for config in (A, B, C, BASELINE):
         records = confirming.directory.confirmations.read_all().values()
         assert sum(record.config == config for record in records) == ROUNDS

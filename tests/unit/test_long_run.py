@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ import pytest
 from optuna.storages import JournalStorage
 
 from optimizer.analysis import study_reading
+from optimizer.configuration.search_space import SearchSpace
+from optimizer.errors import StorageError
+from optimizer.measurement.level import ExtraLimit, Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.surrogate.learnt_forecast import with_trials
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.space_file.reader import Budget
+from optimizer.study import record_store
 from optimizer.study.events import Event, TrialFinished
 from optimizer.study.optuna_storage import open_storage
-from optimizer.study.packed_levels import PackedLevels, with_packed_levels
 from optimizer.study.record_store import RecordStore
+from optimizer.study.stored_levels import StoredLevels
 from optimizer.workload.streams import Workload
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.shown_studies import shown_search
@@ -134,27 +139,68 @@ def test_texts_that_trials_have_in_common_are_kept_once(tmp_path: Path) -> None:
         assert all(names[name] is name for name in in_both)
 
 
-def test_levels_are_packed_in_memory_and_say_the_same(tmp_path: Path) -> None:
-    record = record_of(0, SPACE.config(SPACE.baseline), ok(100.0))
-    packed = with_packed_levels(record)
-    assert packed.measurement is not None
+def test_an_opened_study_is_checked_without_a_search_for_nearest_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(tmp_path, SPACE, FakeEvaluator())
+    study, history = search.opened()
+    with study:
+        search.loop(study, history).run(Budget(20, 1e9))
+    nearest = Counter[str]()
+    monkeypatch.setattr(SearchSpace, "nearest", lambda *_: nearest.update(["searches"]))
+    study, _ = search.opened()
+    study.close()
+    assert not nearest
+
+
+def test_levels_stay_in_their_file_and_say_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_store, "_RECENT", 1)
+    store = RecordStore(tmp_path)
+    configs = [SPACE.config(SPACE.at(row)) for row in range(3)]
+    records = [record_of(n, config, ok(100.0 + n)) for n, config in enumerate(configs)]
+    limits = tuple(ExtraLimit(n, _measurement(records[n]), 0.0) for n in (1, 2))
+    records[0] = replace(records[0], further=limits)
+    for record in records:
+        store.write(record)
+    kept = [store.kept(record) for record in records]
+    assert all(isinstance(_measurement(record).levels, StoredLevels) for record in kept)
+    assert kept == records == list(RecordStore(tmp_path).read_to_keep().values())
+    first = _measurement(kept[0]).levels
+    assert (first[0], len(first)) == (_measurement(records[0]).levels[0], 2)
+    (tmp_path / "00001.json").unlink()
+    with pytest.raises(StorageError, match=r"00001\.json"):
+        len(_measurement(kept[1]).levels)
+
+
+def _measurement(record: TrialRecord) -> Measurement:
     assert record.measurement is not None
-    levels = packed.measurement.levels
-    assert isinstance(levels, PackedLevels)
-    assert levels == record.measurement.levels
-    assert (levels[0], len(levels)) == (record.measurement.levels[0], 2)
-    assert packed == record
-    assert with_packed_levels(packed) is packed
+    return record.measurement
 
 
-def test_the_history_of_a_search_packs_levels(tmp_path: Path) -> None:
+def test_the_history_of_a_search_keeps_no_levels(tmp_path: Path) -> None:
     search = Search(tmp_path, SPACE, FakeEvaluator())
     study, history = search.opened()
     search.loop(study, history).run(Budget(4, 1e9))
-    for record in history.records:
-        assert record.measurement is not None
-        assert isinstance(record.measurement.levels, PackedLevels)
+    assert all(isinstance(_measurement(r).levels, StoredLevels) for r in history.records)
     assert list(history.records) == search.records
+
+
+def test_equal_parts_of_configurations_and_proposals_are_one_object(tmp_path: Path) -> None:
+    search = Search(tmp_path, SPACE, FakeEvaluator())
+    study, history = search.opened()
+    search.loop(study, history).run(Budget(20, 1e9))
+    models = [record.config.models[0] for record in history.records]
+    for parts in (
+        [model.artifact for model in models],
+        [model.batching for model in models],
+        [model.groups for model in models],
+        [record.config.server for record in history.records],
+        [pair for record in history.records for pair in record.params],
+    ):
+        assert len(set(parts)) < len(parts)
+        assert len({id(part) for part in parts}) == len(set(parts))
 
 
 def test_a_record_is_a_line_and_an_indented_one_of_an_earlier_version_is_read(

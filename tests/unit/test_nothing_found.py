@@ -12,6 +12,7 @@ from optimizer.analysis.nothing_confirmed import nothing_confirmed
 from optimizer.cli.outcome import show_outcome
 from optimizer.commands.run import RunResult
 from optimizer.configuration.serving_config import describe
+from optimizer.errors import TimeIsUpError
 from tests.unit.fake_runs import FakeRuns
 from tests.unit.studies import failed, found_by, four_points, infeasible, ok, record_of
 
@@ -31,17 +32,18 @@ def test_a_run_whose_time_was_up_before_its_first_trial_asks_for_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = FakeRuns(tmp_path, monkeypatch)
-    result = runs.run(timeout_seconds=1e-9)
-    assert result.summary.outcome == "nothing was measured"
-    text = shown(result)
-    assert "nothing was measured yet" in text
-    assert "What to do: preparation and calibration used all the time: raise" in text
-    assert "raise --timeout" in text
-    assert "rerun the command to resume" in text
-    assert LIMIT not in text
+    with pytest.raises(TimeIsUpError, match="rerun the same command with a longer --timeout"):
+        runs.run(timeout_seconds=1e-9)
     again = runs.run(trials=1)
     assert not again.was_finished
     assert again.summary.best is not None
+
+
+def test_a_run_that_measured_nothing_asks_for_time() -> None:
+    found = nothing_confirmed([], ())
+    assert found.reason == "nothing was measured yet"
+    assert found.advice.startswith("preparation and calibration used all the time: raise --timeout")
+    assert LIMIT not in found.advice
 
 
 def test_what_missed_the_limits_asks_for_another_limit() -> None:

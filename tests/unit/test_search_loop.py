@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
@@ -17,9 +17,10 @@ from optuna.trial import TrialState
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import EverythingFailedError, StorageError
+from optimizer.machine.time_limit import TimeLimit
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search import loop
+from optimizer.search.loop import SearchTime
 from optimizer.space_file.reader import Budget
 from optimizer.study.events import (
     EarlierTrials,
@@ -168,7 +169,7 @@ def test_a_configuration_is_told_what_similar_ones_served(search: Search) -> Non
 
 
 def test_watchers_are_told_what_happens(search: Search) -> None:
-    search.run(2)
+    search.run(2, SearchTime(TimeLimit(1e9, lambda: 0.0), lambda: 0.0))
     earlier, first, *rest = search.events
     assert isinstance(earlier, EarlierTrials)
     assert first == PhaseStarted("search", 2, 1e9)
@@ -217,6 +218,17 @@ def test_a_space_with_one_point_ends_the_search(search: Search) -> None:
     assert len(search.records) == 1
 
 
+class Sleeping:
+    """A server that does not answer; a test that waits for it fails by its own timeout."""
+
+    asked = 0
+
+    def __call__(self, _: ServingConfig) -> Evaluation:
+        self.asked += 1
+        time.sleep(3600)
+        raise AssertionError("it was waited for")
+
+
 class Clock:
     """Seconds that pass with every evaluation."""
 
@@ -233,15 +245,27 @@ class Clock:
         return self._answer(config)
 
 
-def test_the_time_budget_ends_the_search_after_the_running_trial(
-    search: Search, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("reserve", "trials"), [(0.0, 2), (15.0, 1)])
+def test_no_trial_is_started_that_is_unlikely_to_end_in_time(
+    search: Search, reserve: float, trials: int
 ) -> None:
     clock = Clock(40.0, as_fast_as_it_is)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=clock.monotonic))
     search.evaluator.answer = clock
-    ended = search.run(100, wall_clock_seconds=90)
+    ended = search.run(100, SearchTime(TimeLimit(90.0, clock.monotonic), lambda: reserve))
     assert ended == SearchEnd("the time budget of 90 s is used up", exhausted=False)
-    assert [record.seconds.total for record in search.records] == [40.0] * 3
+    assert [record.seconds.total for record in search.records] == [40.0] * trials
+
+
+def test_a_trial_that_takes_too_long_is_cut_off_and_left_to_the_next_run(search: Search) -> None:
+    """It may take half of the time that is left to the confirm phase."""
+    search.evaluator.answer = sleeping = Sleeping()
+    ended = search.run(3, SearchTime(TimeLimit.of(1.5), lambda: 1.0))
+    assert sleeping.asked == 1
+    assert search.records == []
+    assert ended == SearchEnd("the time budget of 90 s is used up", exhausted=False)
+    search.evaluator.answer = as_fast_as_it_is
+    search.run(3)
+    assert [record.number for record in search.records] == [0, 1, 2]
 
 
 def test_a_transient_failure_is_recorded_costs_no_trial_and_is_tried_once_more(

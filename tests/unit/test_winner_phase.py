@@ -11,6 +11,7 @@ import pytest
 
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import ServerFailure
+from optimizer.machine.time_limit import TimeLimit
 from optimizer.search import winner_phase
 from optimizer.search.winner_phase import (
     WINNER_TESTS,
@@ -58,7 +59,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def run(folder: Path, *asked_for: Any, measured: float = 0.0, left: float = 1e4) -> list[Event]:
     events: list[Event] = []
     phase = WinnerPhase(NoServer(), StudyDirectory(folder), events.append)
-    phase.run(WINNER, asked_for, measured, left)
+    phase.run(WINNER, asked_for, measured, TimeLimit(left, lambda: 0.0))
     return events
 
 
