@@ -121,8 +121,10 @@ def _queue_policy(
     """Define a parameter that is a field of Triton's default_queue_policy."""
 
     def put(draft: ServingDraft, value: Value) -> None:
-        if draft.batching is not None:
-            changed: dict[str, Any] = {attribute: 0 if value == "off" else value}
+        wanted = 0 if value == "off" else value
+        # Most points have no policy, and a large space has many points.
+        if draft.batching and getattr(draft.batching.queue_policy, attribute) != wanted:
+            changed: dict[str, Any] = {attribute: wanted}
             policy = replace(draft.batching.queue_policy, **changed)
             draft.batching = replace(draft.batching, queue_policy=policy)
 
