@@ -41,10 +41,10 @@ class Searched:
 
 @pytest.fixture(scope="module")
 def searched(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    """One trial, and what is left of 50 seconds for the rest."""
+    """One trial, and what is left of a minute for the rest."""
     folder = tmp_path_factory.mktemp("winner")
     space = tiny.write_space(folder, SPACE)
-    command = ("run", space, "--cache", built.cache, "--sampler", "random", "--timeout", "50s")
+    command = ("run", space, "--cache", built.cache, "--sampler", "random", "--timeout", "60s")
     study = Searched(folder, command, "")
     asked = ("--with", "cold-start", "--with", "transports")
     output = study.run(*asked).output
