@@ -18,7 +18,7 @@ from optimizer.analysis.summary import DisturbanceSummary, StudySummary, Summary
 from optimizer.cluster.choice import ClusterChoice
 from optimizer.commands.finished_study import finished_summary
 from optimizer.commands.packages import require_packages
-from optimizer.commands.protocols import protocols, require_one_limit, search_protocol
+from optimizer.commands.protocols import require_one_limit, search_protocol
 from optimizer.commands.run_context import RunContext, open_run, warn_of_space_file
 from optimizer.commands.run_time import RunTime, chosen_seconds
 from optimizer.commands.sampler_choice import Strategies
@@ -392,7 +392,7 @@ class _Study:
             history,
             prepared.space.config(prepared.space.baseline),
             self._context,
-            protocols(self._space, self._run.slot, self._run.extra_limits_ms),
+            self._run.protocols,
             seconds,
         )
         of_winner = reserved_seconds(seconds, self._options.winner_tests)
@@ -465,7 +465,7 @@ class _Study:
             self._directory,
             self._context,
             self._watch,
-            protocols(self._space, self._run.slot, self._run.extra_limits_ms),
+            self._run.protocols,
             self._time.limit.earlier(of_winner),
         )
         space = prepared.space

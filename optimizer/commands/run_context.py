@@ -39,7 +39,7 @@ from optimizer.machine.gpus import clock_advice, refuse_foreign_processes
 from optimizer.machine.quiet import wait_for_quiet
 from optimizer.machine.slots import MachineSlots, Slot, local_hardware, local_slot
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.evaluator import LiveEvaluator
+from optimizer.search.evaluator import LiveEvaluator, Protocols
 from optimizer.search.level_runner import LevelRunner
 from optimizer.search.prepare import PreparePhase
 from optimizer.search.prepared import Prepared
@@ -304,8 +304,13 @@ class RunContext:
         watch: Watcher,
     ) -> LiveEvaluator:
         workload, extra_limits_ms = self.space.workload, self.extra_limits_ms
-        timing = protocols(self.space, self.slot, extra_limits_ms)
+        timing = self.protocols
         return LiveEvaluator(session, levels, workload, files, timing, watch, extra_limits_ms)
+
+    @property
+    def protocols(self) -> Protocols:
+        """Protocols of the search and the confirm phase."""
+        return protocols(self.space, self.slot, self.extra_limits_ms)
 
     @contextmanager
     def levels(self, watch: Watcher) -> Iterator[LevelRunner]:

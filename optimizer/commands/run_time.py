@@ -75,11 +75,8 @@ class RunTime:
 
     def before_writing(self, files: Iterable[ModelFiles]) -> RunTime:
         """Return the time that is left when the largest of these models will be written too."""
-        sizes = (
-            sum(file.stat().st_size for file in each.artifact.rglob("*") if file.is_file())
-            for each in files
-        )
-        seconds = _COPIES * max(sizes, default=0) / _COPIED_BYTES_PER_SECOND
+        largest = max((each.size_bytes for each in files), default=0)
+        seconds = _COPIES * largest / _COPIED_BYTES_PER_SECOND
         return replace(self, copying_seconds=seconds)
 
     @contextmanager

@@ -178,7 +178,7 @@ class ConfirmPhase:
     def _entrant(
         self, trial: TrialRecord, reference: ServingConfig, requests: int | None = None
     ) -> Entrant:
-        requests = requests or math.ceil(self._context.confirm_requests / ROUNDS)
+        requests = requests or _requests_of_a_round(self._context)
         time = round_time(trial, requests, self._context.demand, self._protocols.confirm)
         return Entrant(trial, requests, time, trial.config == reference)
 
@@ -346,13 +346,18 @@ def search_reserve(
     """Return the seconds that a search leaves to the confirm phase, by the best so far."""
     if (best := history.incumbent) is None:
         return 0.0
-    requests = math.ceil(context.confirm_requests / ROUNDS)
+    requests = _requests_of_a_round(context)
     times = [round_time(best, requests, context.demand, protocols.confirm)] * _FINALISTS
     for record in history.records_of(reference)[-1:]:
         if record.outcome == "ok" and record != best:
             own = round_time(record, _BASELINE_REQUESTS, context.demand, protocols.confirm)
             times.append(own)
     return reserved_for_confirm(times, run_seconds, protocols.search)
+
+
+def _requests_of_a_round(context: StudyContext) -> int:
+    """Return the least number of requests at the capacity of a finalist in one round."""
+    return math.ceil(context.confirm_requests / ROUNDS)
 
 
 def _ties(queue: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -49,8 +49,7 @@ def deployed_reference(
         answers = served.control.infer(model.name, [request], names, _CALL_SECONDS, batched=batched)
         return answers if batched else {name: values[0] for name, values in answers.items()}
 
-    paths = (path for own in files.values() for path in own.artifact.rglob("*"))
-    size = sum(path.stat().st_size for path in paths if path.is_file())
+    size = sum(own.size_bytes for own in files.values())
     opened = OpenedModel(run, outputs, size)
     references = []
     for each in shapes:

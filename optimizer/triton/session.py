@@ -56,11 +56,15 @@ class ModelFiles:
     engine: EngineFacts | None = None
     version: str = ""
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of the artefact's files."""
+        return sum(file.stat().st_size for file in self.artifact.rglob("*") if file.is_file())
 
-def _load_seconds(artifact: Path) -> float:
-    """Return the time that a model may take to load, its files read from a cold disk."""
-    size = sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
-    return _LOAD_SECONDS + size / _COLD_BYTES_PER_SECOND
+    @property
+    def load_seconds(self) -> float:
+        """Time that the model may take to load, its files read from a cold disk."""
+        return _LOAD_SECONDS + self.size_bytes / _COLD_BYTES_PER_SECOND
 
 
 def files_of(
@@ -161,7 +165,7 @@ class ServingSession:
                 served.control.load(
                     name,
                     requested,
-                    sum(_load_seconds(files[each].artifact) for each in (*steps, name)),
+                    sum(files[each].load_seconds for each in (*steps, name)),
                     paths=paths,
                     version=files[name].version,
                     steps=written,
