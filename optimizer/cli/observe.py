@@ -10,7 +10,7 @@ from rich.console import Console
 
 from optimizer.cli.options import Duration, LatencyLimitMs, json_option
 from optimizer.cli.output import OutputConsole
-from optimizer.cli.terminal import print_parts
+from optimizer.cli.terminal import print_parts, print_path
 from optimizer.commands.observe import ObserveOptions, ObserveResult, observe_production
 from optimizer.report.advice_tables import advice_parts
 
@@ -42,6 +42,18 @@ from optimizer.report.advice_tables import advice_parts
     help="Write the readings to a file, which `observe` takes in the place of servers.",
 )  # fmt: skip
 @json_option("the advice")
+@click.option(
+    "--repository", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Model repository on this machine with the model as it is deployed.",
+)  # fmt: skip
+@click.option(
+    "--space", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write a space file for `run` with what was learnt (needs --repository).",
+)  # fmt: skip
+@click.option(
+    "--patch", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write the best change as a patch of the repository (needs --repository).",
+)  # fmt: skip
 def observe(**options: Any) -> int:
     """Advise on a model in production by the counters of its servers, without a load test.
 
@@ -50,10 +62,13 @@ def observe(**options: Any) -> int:
 
     Exit code 1: no configuration is predicted to be within the limit.
     """
-    console = OutputConsole()
+    console, chosen = OutputConsole(), ObserveOptions(**options)
     with console.status("reading the counters, and simulating what they show"):
-        result = observe_production(ObserveOptions(**options))
+        result = observe_production(chosen)
     show_advice(console, result)
+    for what in ("record", "json", "space", "patch"):
+        if (path := getattr(chosen, what)) is not None:
+            print_path(console, what, path)
     return 0 if result.advice.best.replicas is not None else 1
 
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from optimizer.commands.advice_files import deployed_source, patch_of, write_observed_space
 from optimizer.errors import UsageError, storage_errors
-from optimizer.files.atomic import write_json
+from optimizer.files.atomic import write_json, write_text
 from optimizer.files.untrusted import is_there
 from optimizer.fleet.price_list import price_list, usual_prices
 from optimizer.machine.blas_threads import one_blas_thread
@@ -38,6 +39,10 @@ class ObserveOptions:
         metrics: host:port of the metrics of each server; by default port 8002 of its host.
         record: file that the readings are written to.
         json: file that the advice is written to.
+        repository: model repository on this machine that has the model as it is deployed; `space`
+            and `patch` need it.
+        space: new space file, with what was learnt.
+        patch: file for the best change as a patch of the repository.
 
     Raises:
         UsageError: for options that do not go together.
@@ -52,6 +57,9 @@ class ObserveOptions:
     metrics: tuple[str, ...] = ()
     record: Path | None = None
     json: Path | None = None
+    repository: Path | None = None
+    space: Path | None = None
+    patch: Path | None = None
 
     def __post_init__(self) -> None:
         """Check that the options go together."""
@@ -65,6 +73,8 @@ class ObserveOptions:
             )
         if all(recorded) and (self.record is not None or self.metrics):
             raise UsageError("--record and --metrics: go with servers, not with recordings")
+        if self.repository is None and (self.space is not None or self.patch is not None):
+            raise UsageError("--space and --patch: need --repository, where the model is deployed")
         if self.every_seconds > self.seconds:
             raise UsageError(
                 f"--every: must be at most --for, {self.seconds:g} s, got {self.every_seconds:g} s"
@@ -108,6 +118,12 @@ def observe_production(options: ObserveOptions) -> ObserveResult:
     result = ObserveResult(observed, advice, options.limit_ms)
     if options.json is not None:
         write_json(options.json, result.to_json())
+    if options.repository is not None:
+        source = deployed_source(options.repository, observed)
+        if options.space is not None:
+            write_observed_space(source, options.space, advice)
+        if options.patch is not None:
+            write_text(options.patch, patch_of(source, advice))
     return result
 
 

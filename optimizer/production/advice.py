@@ -176,14 +176,14 @@ class Advice:
 
 def advise(learnt: Learnt, concurrency: Concurrency, price: Price | None = None) -> Advice:
     """Return what is predicted of other configurations, and the best of them."""
-    predictions = _Predictions(learnt, concurrency, price)
+    predictions = Predictions(learnt, concurrency, price)
     alone, best = predictions.best()
     needed = predictions.exact(learnt.serving)
     current = predictions.exact(learnt.serving, learnt.replicas)
     return Advice(learnt, price, current, needed, alone, best)
 
 
-class _Predictions:
+class Predictions:
     """Predicts candidates: all of them roughly, and those that are shown exactly."""
 
     def __init__(self, learnt: Learnt, concurrency: Concurrency, price: Price | None) -> None:
@@ -214,7 +214,7 @@ class _Predictions:
             replicas: that the peak's demand is divided among; None is as many as it needs.
         """
         demand, current = self._learnt.demand, self._learnt.serving
-        capacity = self._capacities(model)
+        capacity = self.capacity(model)
         peak, mean = (
             replicas_for(Demand(rate), capacity.low) if capacity.low > 0 else None
             for rate in (demand.peak_per_second, demand.mean_per_second)
@@ -228,12 +228,13 @@ class _Predictions:
             capacity_per_second=capacity,
             replicas=peak,
             replicas_at_mean=mean,
-            p95_ms=self._p95(model, each) if among else None,
+            p95_ms=self.p95(model, each) if among else None,
             usd_per_hour=peak * self._price.usd_per_hour if peak and self._price else None,
             test_first=tuple(self._untested(model, each)),
         )
 
-    def _capacities(self, model: ModelServing) -> Interval:
+    def capacity(self, model: ModelServing) -> Interval:
+        """Predict the requests per second of one replica within the limit."""
         value = self._capacity(model, 1.0, _EXACT_REQUESTS)
         slow = self._slowest(model, value)
         low, high = (self._capacity(model, x, _EXACT_REQUESTS) for x in (slow, 1 / slow))
@@ -271,7 +272,8 @@ class _Predictions:
         loads = Loads(network, (self._offered,), _EXACT_REQUESTS, _SEED)
         return loads.levels(per_second, (PERCENTILE,))[0]
 
-    def _p95(self, model: ModelServing, per_second: float) -> Interval:
+    def p95(self, model: ModelServing, per_second: float) -> Interval:
+        """Predict the latency in a server that gets so many requests per second."""
         slow = self._slowest(model, per_second)
         high, value, low = (
             self._level(model, factor, per_second).latency_ms(PERCENTILE)

@@ -41,6 +41,10 @@ PARSED_ONLY: Mapping[str, str] = {
     "--price ml.g5.xlarge --record counters.jsonl": _OBSERVES,
     "python -m optimizer observe counters.jsonl --limit 100ms": _OBSERVES,
     "python -m optimizer observe curl.jsonl": _OBSERVES,
+    "python -m optimizer observe counters.jsonl --limit 200ms --repository models "
+    "--patch advice.patch --space space.yaml": (
+        "needs a recording; tests/unit/test_observe.py writes both files from a simulated one"
+    ),
     "python -m optimizer baseline search_spaces/quickstart.yaml": _BASELINES,
     "python -m optimizer dashboard quickstart": (
         "serves until it is interrupted; tests/e2e/test_dashboard.py starts and ends it"

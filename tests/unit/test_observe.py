@@ -20,12 +20,15 @@ from tritonclient.grpc import service_pb2
 from optimizer.cli import main
 from optimizer.commands.observe import ObserveOptions, observe_production
 from optimizer.errors import UsageError
+from optimizer.files.arrival_trace import read_trace
+from optimizer.files.untrusted_yaml import parse_yaml
 from optimizer.production.advice import Advice, Learnt, advise, changes, learn
 from optimizer.production.demand import observed_demand
 from optimizer.search.level_runner import concurrency
 from optimizer.triton.counter_intervals import ObservedServing, observed_serving
 from optimizer.triton.counter_recording import CounterReading, read_recording
 from optimizer.workload.arrivals import ArrivalTrace
+from tests.unit.repositories import write_config
 from tests.unit.simulated_counters import (
     CONFIG,
     EACH_MS,
@@ -377,3 +380,45 @@ def test_nothing_but_reads_reaches_a_server(tmp_path: Path) -> None:
     assert {*handler.methods} == {"ModelStatistics", "ModelConfig"}
     assert handler.methods.count("ModelStatistics") == 21
     assert observe_production(ObserveOptions((str(record),))).to_json() == result.to_json()
+
+
+DEPLOYED = """\
+name: "bert"
+platform: "onnxruntime_onnx"
+max_batch_size: 8
+input [ { name: "X" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [ { name: "Y" data_type: TYPE_FP32 dims: [ 4 ] } ]
+dynamic_batching { }  # ours
+"""
+
+
+def test_advice_becomes_a_patch_and_a_space_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = write_config(tmp_path / "models", DEPLOYED, "bert").parent
+    file, space, patch = (tmp_path / name for name in ("counters.jsonl", "space.yaml", "it.patch"))
+    parts = [poisson(90.0 if n % 6 < 2 else 10.0, 1.0, n) + 1e3 * n for n in range(SECONDS)]
+    file.write_text(recorded(Server(served(np.concatenate(parts))).readings(SECONDS)))
+    monkeypatch.setattr("optimizer.commands.init.open_space", lambda *_: None)
+    options = ObserveOptions(
+        (str(file),), limit_ms=150.0, price="ml.g5.xlarge",
+        repository=repository, space=space, patch=patch,
+    )  # fmt: skip
+    best = observe_production(options).advice.best
+    assert best.serving.instance_count == 2
+    text = patch.read_text()
+    assert text.startswith("# Advice of `python -m optimizer observe` for bert")
+    assert "Predicted, and not measured" in text
+    assert "+instance_group {" in text
+    assert " dynamic_batching { }  # ours" in text
+    content = parse_yaml(space.read_text())
+    assert content["traffic"]["arrivals"] == {"trace": "space-arrivals.csv"}
+    assert len(read_trace(tmp_path / "space-arrivals.csv").at_seconds) > 1000
+    assert content["limit"]["latency_ms"] == 150
+    assert content["price"] == {"instance_type": "ml.g5.xlarge"}
+    # What is served must be what the repository has.
+    (repository / "bert" / "config.pbtxt").write_text(DEPLOYED.replace("8", "4"))
+    with pytest.raises(UsageError, match="max_batch_size 4, served with 8"):
+        observe_production(replace(options, space=None))
+    with pytest.raises(UsageError, match="need --repository"):
+        replace(options, repository=None)
