@@ -29,7 +29,7 @@ PERCENTILE = 95.0
 """Of the latency that is limited and predicted."""
 
 _SEED = 0
-_REQUESTS, _EXACT_REQUESTS = 2_000, 20_000
+_REQUESTS, _EXACT_REQUESTS = 2_000, 10_000
 """Simulated for each load: of all candidates, and of the changes that are shown."""
 
 _MODEL_SD = 0.05

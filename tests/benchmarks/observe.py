@@ -37,7 +37,7 @@ from optimizer.triton.counter_source import counter_source, read_counters
 from tests.benchmarks.lab_cases import Case, Execution
 from tests.benchmarks.lab_server import LabServer, lab_server
 
-OBSERVED_SECONDS, LEVEL_SECONDS = 60.0, 40.0
+OBSERVED_SECONDS, LEVEL_SECONDS = 60.0, 36.0
 _SHARES = (0.75, 0.88, 1.0, 1.12, 1.25)
 """Of the predicted capacity, where levels are measured."""
 
@@ -75,25 +75,25 @@ def _batched(largest: int, delay_us: int = 0, instances: int = 1) -> Scheduler:
     return Scheduler(largest, (), delay_us, instances=instances, free_dimensions=False)
 
 
-_ALONE = Scheduler(8, dynamic=False, free_dimensions=False)
-
 STARTS = (
     Start(20, 4, _batched(8), 40, False, (
         (True, 8, (), 10_000, 1), (True, 4, (), 0, 1), (True, 8, (4,), 10_000, 1),
         (False, 8, (), 0, 1),
     )),
-    Start(10, 1.5, _batched(16, 20_000), 60, False, (
-        (True, 16, (), 0, 1), (True, 16, (), 5_000, 1), (True, 4, (), 0, 1), (True, 16, (), 0, 2),
+    Start(40, 6, _batched(16, 40_000), 18, False, (
+        (True, 16, (), 0, 1), (True, 16, (), 10_000, 1), (True, 4, (), 0, 1), (True, 16, (), 0, 2),
     )),
     Start(30, 8, _batched(8, 0, 2), 45, False, (
         (True, 8, (), 0, 1), (True, 8, (), 20_000, 2), (False, 8, (), 0, 2),
     )),
-    Start(20, 4, _ALONE, 28, False, ((True, 8, (), 0, 1), (True, 4, (), 5_000, 1),
-        (False, 8, (), 0, 2))),
-    Start(20, 4, _batched(8), 55, True, ((True, 8, (), 10_000, 1), (True, 4, (), 0, 1),
-        (True, 8, (), 0, 2))),
-    Start(10, 1.5, _batched(16), 70, True, (
-        (True, 16, (), 5_000, 1), (True, 16, (8,), 5_000, 1), (True, 4, (), 0, 1),
+    Start(20, 4, Scheduler(8, dynamic=False, free_dimensions=False), 28, False, (
+        (True, 8, (), 0, 1), (True, 4, (), 5_000, 1), (False, 8, (), 0, 2),
+    )),
+    Start(20, 4, _batched(8), 55, True, (
+        (True, 8, (), 10_000, 1), (True, 4, (), 0, 1), (True, 8, (), 0, 2),
+    )),
+    Start(40, 6, _batched(16), 22, True, (
+        (True, 16, (), 10_000, 1), (True, 16, (8,), 10_000, 1), (True, 4, (), 0, 1),
     )),
 )  # fmt: skip
 

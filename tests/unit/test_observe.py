@@ -18,12 +18,14 @@ from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2
 
 from optimizer.cli import main
+from optimizer.commands.advice_files import deployed_source, patch_of, write_observed_space
 from optimizer.commands.observe import ObserveOptions, observe_production
 from optimizer.errors import UsageError
 from optimizer.files.arrival_trace import read_trace
 from optimizer.files.untrusted_yaml import parse_yaml
-from optimizer.production.advice import Advice, Learnt, advise, changes, learn
-from optimizer.production.demand import observed_demand
+from optimizer.measurement.cost import Price
+from optimizer.production.advice import Advice, Learnt, Predictions, advise, changes, learn
+from optimizer.production.demand import observed_demand, trace_of
 from optimizer.search.level_runner import concurrency
 from optimizer.triton.counter_intervals import ObservedServing, observed_serving
 from optimizer.triton.counter_recording import CounterReading, read_recording
@@ -95,10 +97,10 @@ def test_replicas_that_are_too_many_are_told() -> None:
         readings += Server(served(poisson(20.0, SECONDS, seed=n)), f"gpu-{n}:8001").readings(
             SECONDS
         )
-    own = advise(learnt_from(readings), concurrency)
-    assert own.learnt.replicas == 3
-    assert own.current.replicas == 1
-    assert own.learnt.demand.mean_per_second == pytest.approx(60, rel=0.05)
+    learnt = learnt_from(readings)
+    assert learnt.replicas == 3
+    assert Predictions(learnt, concurrency, None).exact(learnt.serving).replicas == 1
+    assert learnt.demand.mean_per_second == pytest.approx(60, rel=0.05)
 
 
 def test_without_batching_the_advice_is_to_batch_and_to_test_it() -> None:
@@ -236,32 +238,20 @@ def test_one_of_several_models_must_be_named() -> None:
 def test_a_recording_gives_the_same_advice_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "counters.jsonl"
+    file, written = tmp_path / "counters.jsonl", tmp_path / "advice.json"
     readings = BUSY.readings(30)
     file.write_text(recorded(readings))
     assert read_recording(file) == tuple(readings)
-    texts, contents = [], []
-    for n in range(2):
+    options = ["--limit", "150ms", "--price", "ml.g5.xlarge", "--json", str(written)]
+    results = []
+    for _ in range(2):
         with pytest.raises(SystemExit) as ended:
-            main(
-                [
-                    "observe",
-                    str(file),
-                    "--limit",
-                    "150ms",
-                    "--price",
-                    "ml.g5.xlarge",
-                    "--json",
-                    str(tmp_path / f"{n}.json"),
-                ]
-            )
+            main(["observe", str(file), *options])
         assert ended.value.code == 0
-        texts.append(capsys.readouterr().out)
-        contents.append((tmp_path / f"{n}.json").read_bytes())
-    assert texts[0] == texts[1]
-    assert contents[0] == contents[1]
-    assert "The simulation reproduces what was observed." in texts[0]
-    advice = json.loads(contents[0])
+        results.append((capsys.readouterr().out, written.read_bytes()))
+    assert results[0] == results[1]
+    assert "The simulation reproduces what was observed." in results[0][0]
+    advice = json.loads(results[0][1])
     assert advice["self_check"]["trusted"]
     assert advice["current"]["usd_per_hour"] > 0
 
@@ -393,32 +383,35 @@ dynamic_batching { }  # ours
 
 
 def test_advice_becomes_a_patch_and_a_space_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    advice: Advice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = write_config(tmp_path / "models", DEPLOYED, "bert").parent
-    file, space, patch = (tmp_path / name for name in ("counters.jsonl", "space.yaml", "it.patch"))
-    parts = [poisson(90.0 if n % 6 < 2 else 10.0, 1.0, n) + 1e3 * n for n in range(SECONDS)]
-    file.write_text(recorded(Server(served(np.concatenate(parts))).readings(SECONDS)))
-    monkeypatch.setattr("optimizer.commands.init.open_space", lambda *_: None)
-    options = ObserveOptions(
-        (str(file),), limit_ms=150.0, price="ml.g5.xlarge",
-        repository=repository, space=space, patch=patch,
-    )  # fmt: skip
-    best = observe_production(options).advice.best
-    assert best.serving.instance_count == 2
-    text = patch.read_text()
+    own = observed(BUSY.readings(SECONDS))
+    source = deployed_source(repository, own)
+    assert advice.best.serving.instance_count == 2
+    text = patch_of(source, advice)
     assert text.startswith("# Advice of `python -m optimizer observe` for bert")
     assert "Predicted, and not measured" in text
     assert "+instance_group {" in text
     assert " dynamic_batching { }  # ours" in text
+    with pytest.raises(UsageError, match="nothing to patch"):
+        patch_of(source, replace(advice, best=advice.current))
+    monkeypatch.setattr("optimizer.commands.init.open_space", lambda *_: None)
+    stream = replace(advice.learnt.stream, arrivals=trace_of(own.intervals, None))
+    priced = replace(
+        advice,
+        learnt=replace(advice.learnt, stream=stream),
+        price=Price("ml.g5.xlarge", 1.4, "list", "2026-08"),
+    )
+    space, trace = write_observed_space(source, tmp_path / "space.yaml", priced)
     content = parse_yaml(space.read_text())
-    assert content["traffic"]["arrivals"] == {"trace": "space-arrivals.csv"}
-    assert len(read_trace(tmp_path / "space-arrivals.csv").at_seconds) > 1000
+    assert content["traffic"]["arrivals"] == {"trace": trace.name}
+    assert len(read_trace(trace).at_seconds) > 1000
     assert content["limit"]["latency_ms"] == 150
     assert content["price"] == {"instance_type": "ml.g5.xlarge"}
     # What is served must be what the repository has.
     (repository / "bert" / "config.pbtxt").write_text(DEPLOYED.replace("8", "4"))
     with pytest.raises(UsageError, match="max_batch_size 4, served with 8"):
-        observe_production(replace(options, space=None))
+        deployed_source(repository, own)
     with pytest.raises(UsageError, match="need --repository"):
-        replace(options, repository=None)
+        ObserveOptions(("a:1",), patch=tmp_path / "it.patch")
