@@ -319,6 +319,7 @@ class ConfirmPhase:
             partial(load_factor_per_replica, self._context.demand),
             plan.level_seconds,
             shortest_level(self._protocols.search),
+            max(0.0, limit.left / self._scale - entrant.time.fixed),
         )
         started = limit.clock()
         with limit.enforced():
