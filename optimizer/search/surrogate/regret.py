@@ -72,7 +72,8 @@ def savings(
     log_costs = posterior.log_cost_draws(rows[drawn], _DRAWS, rng)
     of_best = log_costs[:, : len(finalists)].min(axis=1)
     log_costs[rng.random(log_costs.shape) >= feasible[drawn]] = np.inf
-    return np.maximum(0.0, 1 - np.exp(log_costs.min(axis=1) - of_best))
+    saved: Array = np.maximum(0.0, 1 - np.exp(log_costs.min(axis=1) - of_best))
+    return saved
 
 
 def bound(drawn: Array) -> float:
