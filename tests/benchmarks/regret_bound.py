@@ -164,7 +164,7 @@ def searched(task: Task) -> dict[str, object]:
         "trials": len(found.trials),
         "seconds": found.trials[-1].seconds,
         "regret": regret_at_end,
-        "near": of_cheapest <= NEAR,
+        "near": regret_at_end <= NEAR,
         "bound": looks.bounds[-1],
         "held_at_end": held[-1],
         "held_at_every_trial": all(held),
