@@ -16,7 +16,7 @@ from optimizer.report.advice_tables import advice_parts
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, metavar="[SOURCE...]")
 @click.option("--model", help="Name of the model. Default: the only one that serves requests.")
 @click.option(
     "--for", "seconds", type=Duration(), default="10m", show_default=True,
@@ -54,11 +54,24 @@ from optimizer.report.advice_tables import advice_parts
     "--patch", type=click.Path(path_type=Path), metavar="FILE",
     help="Write the best change as a patch of the repository (needs --repository).",
 )  # fmt: skip
+@click.option(
+    "--prometheus", metavar="URL",
+    help="Query a Prometheus that scrapes the servers (needs --repository).",
+)  # fmt: skip
+@click.option(
+    "--query-range", "query_seconds", type=Duration(), default="24h", show_default=True,
+    help="How far the Prometheus is queried back.",
+)  # fmt: skip
+@click.option(
+    "--selector", default="", metavar="MATCHERS",
+    help="Labels of the servers in the Prometheus, such as namespace=\"prod\".",
+)  # fmt: skip
 def observe(**options: Any) -> int:
     """Advise on a model in production by the counters of its servers, without a load test.
 
     Each SOURCE is the address of a replica, HOST:PORT for gRPC or http://HOST:PORT, or a recording.
-    Nothing but reads is sent: statistics, configurations and metrics.
+    Nothing but reads is sent: statistics, configurations and metrics. With --prometheus, what that
+    has scraped is read in the place of servers.
 
     Exit code 1: no configuration is predicted to be within the limit.
     """

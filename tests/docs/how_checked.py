@@ -41,6 +41,10 @@ PARSED_ONLY: Mapping[str, str] = {
     "--price ml.g5.xlarge --record counters.jsonl": _OBSERVES,
     "python -m optimizer observe counters.jsonl --limit 100ms": _OBSERVES,
     "python -m optimizer observe curl.jsonl": _OBSERVES,
+    "python -m optimizer observe --prometheus http://prometheus:9090 --query-range 24h "
+    "--selector 'namespace=\"prod\"' --repository models --model bert --limit 200ms": (
+        "needs a Prometheus; tests/e2e/test_observe.py queries one that scrapes a real server"
+    ),
     "python -m optimizer observe counters.jsonl --limit 200ms --repository models "
     "--patch advice.patch --space space.yaml": (
         "needs a recording; tests/unit/test_observe.py writes both files from a simulated one"
