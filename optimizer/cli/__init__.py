@@ -52,6 +52,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "pareto": "Compare the cost of latency limits.",
         "simulate": "Predict a configuration from a study's measurements.",
         "measure": "Measure one configuration without a search.",
+        "observe": "Advise on a model in production, from its own counters.",
     },
     "Deploy": {
         "export": "Write the best configuration for production.",
