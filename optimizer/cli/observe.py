@@ -11,8 +11,9 @@ from rich.console import Console
 from optimizer.cli.options import Duration, LatencyLimitMs, json_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_parts, print_path
+from optimizer.cli.verify import DRIFT
 from optimizer.commands.observe import ObserveOptions, ObserveResult, observe_production
-from optimizer.report.advice_tables import advice_parts
+from optimizer.report.advice_tables import advice_parts, drift_parts
 
 
 @click.command()
@@ -66,6 +67,10 @@ from optimizer.report.advice_tables import advice_parts
     "--selector", default="", metavar="MATCHERS",
     help="Labels of the servers in the Prometheus, such as namespace=\"prod\".",
 )  # fmt: skip
+@click.option(
+    "--after", type=click.Path(path_type=Path), metavar="BUNDLE",
+    help="Compare production with the measurements of an exported bundle or patch.",
+)  # fmt: skip
 def observe(**options: Any) -> int:
     """Advise on a model in production by the counters of its servers, without a load test.
 
@@ -73,7 +78,9 @@ def observe(**options: Any) -> int:
     Nothing but reads is sent: statistics, configurations and metrics. With --prometheus, what that
     has scraped is read in the place of servers.
 
-    Exit code 1: no configuration is predicted to be within the limit.
+    Exit code 1: no configuration is predicted to be within the limit. 5, drift: with --after, the
+    configuration, service times, load, arrivals, batches or queue differ from the measured ones by
+    more than the exported alerts allow.
     """
     console, chosen = OutputConsole(), ObserveOptions(**options)
     with console.status("reading the counters, and simulating what they show"):
@@ -82,6 +89,8 @@ def observe(**options: Any) -> int:
     for what in ("record", "json", "space", "patch"):
         if (path := getattr(chosen, what)) is not None:
             print_path(console, what, path)
+    if result.drifts:
+        return DRIFT
     return 0 if result.advice.best.replicas is not None else 1
 
 
@@ -93,3 +102,5 @@ def show_advice(console: Console, result: ObserveResult) -> None:
         result.advice, own.intervals, own.quantiles_ms, own.notes, limit_given=given
     )
     print_parts(console, parts)
+    if result.compared:
+        print_parts(console, drift_parts(result.compared))

@@ -11,6 +11,8 @@ from typing import Any
 
 from optimizer.commands.advice_files import deployed_source, patch_of, write_observed_space
 from optimizer.errors import UsageError, storage_errors
+from optimizer.export.bundle.manifest import read_bundle
+from optimizer.export.monitoring.observed_drift import DriftFigure, drift_figures
 from optimizer.files.atomic import write_json, write_text
 from optimizer.files.untrusted import is_there
 from optimizer.fleet.price_list import price_list, usual_prices
@@ -50,6 +52,7 @@ class ObserveOptions:
         prometheus: URL of a Prometheus that scrapes the servers, which are then not read.
         query_seconds: how far it is queried back.
         selector: matchers of labels of the servers' series.
+        after: exported bundle, or patch, with whose measurements production is compared.
 
     Raises:
         UsageError: for options that do not go together.
@@ -70,6 +73,7 @@ class ObserveOptions:
     prometheus: str | None = None
     query_seconds: float = 86_400.0
     selector: str = ""
+    after: Path | None = None
 
     def __post_init__(self) -> None:
         """Check that the options go together."""
@@ -107,11 +111,18 @@ class ObserveResult:
 
     Attributes:
         given_limit_ms: None where the limit is the p95 of now.
+        compared: with the measurements of a bundle; empty without one.
     """
 
     observed: ObservedServing
     advice: Advice
     given_limit_ms: float | None
+    compared: tuple[DriftFigure, ...] = ()
+
+    @property
+    def drifts(self) -> bool:
+        """Whether production differs from the bundle's measurements by more than it may."""
+        return any(each.drifts for each in self.compared)
 
     def to_json(self) -> Mapping[str, Any]:
         """Return it for programs."""
@@ -127,12 +138,14 @@ def observe_production(options: ObserveOptions) -> ObserveResult:
         StorageError: when a recording or the advice cannot be written.
     """
     price = _price(options.price)
+    bundle = read_bundle(options.after) if options.after is not None else None
     observed = observed_serving(_readings(options), options.model)
     if not observed.by_batch_size:
         observed = replace(observed, intervals=with_batch_sizes(observed.intervals))
     learnt = learn(observed.serving, observed.payloads, observed.intervals, options.limit_ms)
     advice = advise(learnt, concurrency, price)
-    result = ObserveResult(observed, advice, options.limit_ms)
+    compared = drift_figures(bundle, learnt, observed.config) if bundle is not None else ()
+    result = ObserveResult(observed, advice, options.limit_ms, compared)
     if options.json is not None:
         write_json(options.json, result.to_json())
     if options.repository is not None:
@@ -232,4 +245,5 @@ def _to_json(result: ObserveResult) -> Mapping[str, Any]:
         "needed": asdict(advice.needed),
         "alone": [asdict(each) for each in advice.alone],
         "best": asdict(advice.best),
+        "after": [asdict(each) for each in result.compared],
     }

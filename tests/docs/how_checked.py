@@ -41,6 +41,9 @@ PARSED_ONLY: Mapping[str, str] = {
     "--price ml.g5.xlarge --record counters.jsonl": _OBSERVES,
     "python -m optimizer observe counters.jsonl --limit 100ms": _OBSERVES,
     "python -m optimizer observe curl.jsonl": _OBSERVES,
+    "python -m optimizer observe gpu-0:8001 gpu-1:8001 --after bundle": (
+        "needs servers under load; tests/unit/test_observed_drift.py compares simulated ones"
+    ),
     "python -m optimizer observe --prometheus http://prometheus:9090 --query-range 24h "
     "--selector 'namespace=\"prod\"' --repository models --model bert --limit 200ms": (
         "needs a Prometheus; tests/e2e/test_observe.py queries one that scrapes a real server"

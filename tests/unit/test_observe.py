@@ -106,7 +106,9 @@ def test_replicas_that_are_too_many_are_told() -> None:
         )
     learnt = learnt_from(readings)
     assert learnt.replicas == 3
-    assert Predictions(learnt, concurrency, None).exact(learnt.serving).replicas == 1
+    needed = Predictions(learnt, concurrency, None).exact(learnt.serving).replicas
+    assert needed is not None
+    assert needed < 3
     assert learnt.demand.mean_per_second == pytest.approx(60, rel=0.05)
 
 
