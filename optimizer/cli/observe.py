@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from optimizer.cli.options import Duration, LatencyLimitMs, json_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_parts, print_path
 from optimizer.cli.verify import DRIFT
-from optimizer.commands.observe import ObserveOptions, ObserveResult, observe_production
-from optimizer.report.advice_tables import advice_parts, drift_parts
+from optimizer.commands.observe import ObserveOptions, observe_production
 
 
 @click.command()
@@ -43,6 +41,9 @@ from optimizer.report.advice_tables import advice_parts, drift_parts
     help="Write the readings to a file, which `observe` takes in the place of servers.",
 )  # fmt: skip
 @json_option("the advice")
+@click.option(
+    "--page", type=click.Path(path_type=Path), metavar="FILE", help="Write the advice as a page.",
+)  # fmt: skip
 @click.option(
     "--repository", type=click.Path(path_type=Path), metavar="FOLDER",
     help="Model repository on this machine with the model as it is deployed.",
@@ -85,22 +86,10 @@ def observe(**options: Any) -> int:
     console, chosen = OutputConsole(), ObserveOptions(**options)
     with console.status("reading the counters, and simulating what they show"):
         result = observe_production(chosen)
-    show_advice(console, result)
-    for what in ("record", "json", "space", "patch"):
+    print_parts(console, result.parts())
+    for what in ("record", "json", "page", "space", "patch"):
         if (path := getattr(chosen, what)) is not None:
             print_path(console, what, path)
     if result.drifts:
         return DRIFT
     return 0 if result.advice.best.replicas is not None else 1
-
-
-def show_advice(console: Console, result: ObserveResult) -> None:
-    """Print what was observed, and what to change."""
-    own = result.observed
-    given = result.given_limit_ms is not None
-    parts = advice_parts(
-        result.advice, own.intervals, own.quantiles_ms, own.notes, limit_given=given
-    )
-    print_parts(console, parts)
-    if result.compared:
-        print_parts(console, drift_parts(result.compared))

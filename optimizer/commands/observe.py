@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +20,8 @@ from optimizer.machine.blas_threads import one_blas_thread
 from optimizer.measurement.cost import Price
 from optimizer.production.advice import Advice, advise, learn
 from optimizer.production.mean_batches import with_batch_sizes
+from optimizer.report.advice_tables import advice_parts, drift_parts
+from optimizer.report.table import Part
 from optimizer.search.level_runner import concurrency
 from optimizer.triton.counter_intervals import ObservedServing, observed_serving
 from optimizer.triton.counter_recording import CounterReading, read_recording
@@ -45,6 +47,7 @@ class ObserveOptions:
         metrics: host:port of the metrics of each server; by default port 8002 of its host.
         record: file that the readings are written to.
         json: file that the advice is written to.
+        page: file for the advice as a page.
         repository: model repository on this machine that has the model as it is deployed; `space`,
             `patch` and `prometheus` need it.
         space: new space file, with what was learnt.
@@ -67,6 +70,7 @@ class ObserveOptions:
     metrics: tuple[str, ...] = ()
     record: Path | None = None
     json: Path | None = None
+    page: Path | None = None
     repository: Path | None = None
     space: Path | None = None
     patch: Path | None = None
@@ -124,6 +128,15 @@ class ObserveResult:
         """Whether production differs from the bundle's measurements by more than it may."""
         return any(each.drifts for each in self.compared)
 
+    def parts(self) -> Iterator[Part]:
+        """Yield tables and sentences for people."""
+        own, given = self.observed, self.given_limit_ms is not None
+        yield from advice_parts(
+            self.advice, own.intervals, own.quantiles_ms, own.notes, limit_given=given
+        )
+        if self.compared:
+            yield from drift_parts(self.compared)
+
     def to_json(self) -> Mapping[str, Any]:
         """Return it for programs."""
         return _to_json(self)
@@ -148,6 +161,12 @@ def observe_production(options: ObserveOptions) -> ObserveResult:
     result = ObserveResult(observed, advice, options.limit_ms, compared)
     if options.json is not None:
         write_json(options.json, result.to_json())
+    if options.page is not None:
+        # plotly takes a second to import: only a page pays for it.
+        from optimizer.report.advice_page import advice_page
+
+        text = advice_page(observed.model, result.parts(), observed.intervals)
+        write_text(options.page, text)
     if options.repository is not None:
         source = deployed_source(options.repository, observed)
         if options.space is not None:

@@ -48,8 +48,8 @@ PARSED_ONLY: Mapping[str, str] = {
     "--selector 'namespace=\"prod\"' --repository models --model bert --limit 200ms": (
         "needs a Prometheus; tests/e2e/test_observe.py queries one that scrapes a real server"
     ),
-    "python -m optimizer observe counters.jsonl --limit 200ms --repository models "
-    "--patch advice.patch --space space.yaml": (
+    "python -m optimizer observe counters.jsonl --limit 200ms --page advice.html "
+    "--repository models --patch advice.patch --space space.yaml": (
         "needs a recording; tests/unit/test_observe.py writes both files from a simulated one"
     ),
     "python -m optimizer baseline search_spaces/quickstart.yaml": _BASELINES,

@@ -254,7 +254,9 @@ def test_a_recording_gives_the_same_advice_again(
     readings = BUSY.readings(30)
     file.write_text(recorded(readings))
     assert read_recording(file) == tuple(readings)
-    options = ["--limit", "150ms", "--price", "ml.g5.xlarge", "--json", str(written)]
+    page = tmp_path / "advice.html"
+    options = ["--limit", "150ms", "--price", "ml.g5.xlarge"]
+    options += ["--json", str(written), "--page", str(page)]
     results = []
     for _ in range(2):
         with pytest.raises(SystemExit) as ended:
@@ -263,6 +265,10 @@ def test_a_recording_gives_the_same_advice_again(
         results.append((capsys.readouterr().out, written.read_bytes()))
     assert results[0] == results[1]
     assert "The simulation reproduces what was observed." in results[0][0]
+    html = page.read_text()
+    assert "<h1>bert in production</h1>" in html
+    assert "The simulation reproduces what was observed." in html
+    assert "Requests answered" in html
     advice = json.loads(results[0][1])
     assert advice["self_check"]["trusted"]
     assert advice["current"]["usd_per_hour"] > 0
