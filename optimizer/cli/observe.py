@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from optimizer.cli.options import Duration, LatencyLimitMs, json_option
 from optimizer.cli.output import OutputConsole
 from optimizer.cli.terminal import print_parts, print_path
-from optimizer.commands.observe import ObserveOptions, ObserveResult, observe_production
-from optimizer.report.advice_tables import advice_parts
+from optimizer.cli.verify import DRIFT
+from optimizer.commands.observe import ObserveOptions, observe_production
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, metavar="[SOURCE...]")
 @click.option("--model", help="Name of the model. Default: the only one that serves requests.")
 @click.option(
     "--for", "seconds", type=Duration(), default="10m", show_default=True,
@@ -43,6 +42,9 @@ from optimizer.report.advice_tables import advice_parts
 )  # fmt: skip
 @json_option("the advice")
 @click.option(
+    "--page", type=click.Path(path_type=Path), metavar="FILE", help="Write the advice as a page.",
+)  # fmt: skip
+@click.option(
     "--repository", type=click.Path(path_type=Path), metavar="FOLDER",
     help="Model repository on this machine with the model as it is deployed.",
 )  # fmt: skip
@@ -54,29 +56,40 @@ from optimizer.report.advice_tables import advice_parts
     "--patch", type=click.Path(path_type=Path), metavar="FILE",
     help="Write the best change as a patch of the repository (needs --repository).",
 )  # fmt: skip
+@click.option(
+    "--prometheus", metavar="URL",
+    help="Query a Prometheus that scrapes the servers (needs --repository).",
+)  # fmt: skip
+@click.option(
+    "--query-range", "query_seconds", type=Duration(), default="24h", show_default=True,
+    help="How far the Prometheus is queried back.",
+)  # fmt: skip
+@click.option(
+    "--selector", default="", metavar="MATCHERS",
+    help="Labels of the servers in the Prometheus, such as namespace=\"prod\".",
+)  # fmt: skip
+@click.option(
+    "--after", type=click.Path(path_type=Path), metavar="BUNDLE",
+    help="Compare production with the measurements of an exported bundle or patch.",
+)  # fmt: skip
 def observe(**options: Any) -> int:
     """Advise on a model in production by the counters of its servers, without a load test.
 
     Each SOURCE is the address of a replica, HOST:PORT for gRPC or http://HOST:PORT, or a recording.
-    Nothing but reads is sent: statistics, configurations and metrics.
+    Nothing but reads is sent: statistics, configurations and metrics. With --prometheus, what that
+    has scraped is read in the place of servers.
 
-    Exit code 1: no configuration is predicted to be within the limit.
+    Exit code 1: no configuration is predicted to be within the limit. 5, drift: with --after, the
+    configuration, service times, load, arrivals, batches or queue differ from the measured ones by
+    more than the exported alerts allow.
     """
     console, chosen = OutputConsole(), ObserveOptions(**options)
     with console.status("reading the counters, and simulating what they show"):
         result = observe_production(chosen)
-    show_advice(console, result)
-    for what in ("record", "json", "space", "patch"):
+    print_parts(console, result.parts())
+    for what in ("record", "json", "page", "space", "patch"):
         if (path := getattr(chosen, what)) is not None:
             print_path(console, what, path)
+    if result.drifts:
+        return DRIFT
     return 0 if result.advice.best.replicas is not None else 1
-
-
-def show_advice(console: Console, result: ObserveResult) -> None:
-    """Print what was observed, and what to change."""
-    own = result.observed
-    given = result.given_limit_ms is not None
-    parts = advice_parts(
-        result.advice, own.intervals, own.quantiles_ms, own.notes, limit_given=given
-    )
-    print_parts(console, parts)

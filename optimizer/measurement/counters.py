@@ -63,3 +63,11 @@ def joined_split(intervals: Iterable[CounterInterval]) -> ServerSplit:
         cache_ms=mean_ms("cache_ms"),
         request_ms=mean_ms("request_ms"),
     )
+
+
+def mean_batches(executions: int, inferences: int) -> tuple[BatchPoint, ...]:
+    """Return executions of the two sizes around the mean batch, with times that are not known."""
+    low = max(1, math.floor(inferences / executions))
+    larger = min(executions, max(0, inferences - low * executions))
+    points = BatchPoint(low, executions - larger, 0.0), BatchPoint(low + 1, larger, 0.0)
+    return tuple(point for point in points if point.executions)

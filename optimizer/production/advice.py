@@ -35,6 +35,10 @@ _REQUESTS, _EXACT_REQUESTS = 2_000, 10_000
 _MODEL_SD = 0.05
 """Standard deviation of the logarithm of a real capacity around one simulated with its times."""
 
+_DOUBLING_SD = 0.1
+"""The same of the times of batches, for each doubling beyond those that were executed: whether a
+model takes hardly longer for them, or in proportion, no smaller batch tells."""
+
 _DELAYS_US = (0, 1_000, 5_000, 20_000)
 _LONGEST_DELAY = 0.25
 """Of the latency limit: a longer queue delay leaves no time for the execution."""
@@ -250,7 +254,8 @@ class Predictions:
                 sum(own * n for own, n in inferences.items()) / sum(inferences.values())
             )
         sd = self._curve(replace(model, max_batch_size=size)).log_sd
-        return math.exp(NORMAL_QUANTILE * math.hypot(sd, _MODEL_SD))
+        doublings = max(0.0, math.log2(size / self._learnt.service.largest_batch))
+        return math.exp(NORMAL_QUANTILE * math.hypot(sd, _MODEL_SD, _DOUBLING_SD * doublings))
 
     def _capacity(self, model: ModelServing, slower: float, requests: int) -> float:
         concurrency = self._concurrency(ServingConfig((model,)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from optimizer.configuration.serving_config import describe_model
+from optimizer.export.monitoring.observed_drift import DriftFigure
 from optimizer.measurement.counters import CounterInterval, joined_split
 from optimizer.measurement.level import BatchPoint
 from optimizer.production.advice import PERCENTILE, Advice, Interval, PredictedChange
@@ -197,3 +198,21 @@ def _fleet(now: int, change: PredictedChange) -> str:
     one = change.replicas == 1
     needed = "1 replica suffices" if one else f"{change.replicas} replicas suffice"
     return f"{subject}, {needed} for the peak; there {'is' if now == 1 else 'are'} {now} now."
+
+
+def drift_parts(compared: Sequence[DriftFigure]) -> Iterator[Part]:
+    """Yield what production does beside what was measured before the deployment."""
+    columns: Mapping[str, Callable[[DriftFigure], str]] = {
+        "figure": lambda own: own.name,
+        "measured": lambda own: own.measured,
+        "observed": lambda own: own.observed,
+        "drift": lambda own: "yes" if own.drifts else "no",
+        "alert": lambda own: own.alert or form.MISSING,
+    }
+    texts = ("measured", "observed", "alert")
+    yield table_of("Beside the bundle's measurements", columns, compared, texts=texts)
+    drifting = [each.name for each in compared if each.drifts]
+    if drifting:
+        yield Line(f"Drift: {', '.join(drifting)}.", "warning")
+    else:
+        yield Line("Production is as it was measured.", "good")

@@ -13,14 +13,18 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import UsageError
-from optimizer.measurement.counters import CounterInterval
-from optimizer.measurement.level import BatchPoint, ServerSplit
+from optimizer.measurement.counters import CounterInterval, mean_batches
+from optimizer.measurement.level import ServerSplit
 from optimizer.triton.counter_recording import CounterReading
 from optimizer.triton.running_config import running_model, running_payloads, untunable
 from optimizer.triton.statistics import server_split
 from optimizer.workload.streams import Payloads
 
 _SUMMARY = "nv_inference_request_summary_us"
+_NO_BATCH_SIZES = (
+    "there are no statistics by batch size: times are learnt from the mean batches of intervals, "
+    "and are less certain"
+)
 _FALLS = ("inference_count", "execution_count")
 _PARTS = ("success", "fail", "queue", "compute_infer")
 
@@ -35,6 +39,7 @@ class ObservedServing:
         intervals: of all replicas, each in time order.
         quantiles_ms: (percentile, time in the server) by replica, where its metrics have summaries,
             by its last reading.
+        by_batch_size: whether the server counts executions by batch size.
         notes: what was left out or is uncertain, in sentences.
     """
 
@@ -44,6 +49,7 @@ class ObservedServing:
     replicas: tuple[str, ...]
     intervals: tuple[CounterInterval, ...]
     quantiles_ms: Mapping[str, tuple[tuple[float, float], ...]]
+    by_batch_size: bool
     notes: tuple[str, ...]
 
     @property
@@ -88,6 +94,7 @@ def observed_serving(readings: Sequence[CounterReading], model: str | None) -> O
     kept = [each for each in good if each.seconds >= since]
     pairs = list(_pairs([_counters(each, name) for each in kept]))
     version, others = _busiest_version(pairs, name)
+    by_size = any(row.batch_stats for _, after in pairs for row in after.versions.values())
     start = min(each.seconds for each in kept)
     intervals, resets = _intervals(pairs, version, start)
     if not any(each.split.executions for each in intervals):
@@ -99,7 +106,14 @@ def observed_serving(readings: Sequence[CounterReading], model: str | None) -> O
         tuple(dict.fromkeys(each.replica for each in intervals)),
         tuple(intervals),
         {each.replica: tuple(_quantiles(each, name, version)) for each in kept},
-        (*_failed_reads(readings), *changes, *others, *resets, *_without_batch_sizes(pairs)),
+        by_size,
+        (
+            *_failed_reads(readings),
+            *changes,
+            *others,
+            *resets,
+            *(() if by_size else (_NO_BATCH_SIZES,)),
+        ),
     )
 
 
@@ -249,23 +263,14 @@ def _intervals(
 def _split(earlier: service_pb2.ModelStatistics, later: service_pb2.ModelStatistics) -> ServerSplit:
     """Return what happened between two readings.
 
-    A server without statistics by batch size counts as one that executed the mean batch alone.
+    Without statistics by batch size, executions have the two sizes around the mean, and no times.
     """
     split = server_split(earlier, later)
     executions = int(later.execution_count - earlier.execution_count)
     if later.batch_stats or executions <= 0:
         return split
-    size = max(1, round((later.inference_count - earlier.inference_count) / executions))
-    return replace(split, batches=(BatchPoint(size, executions, split.compute_infer_ms),))
-
-
-def _without_batch_sizes(pairs: Sequence[_Pair]) -> Iterator[str]:
-    versions = [row for _, after in pairs for row in after.versions.values()]
-    if not any(row.batch_stats for row in versions):
-        yield (
-            "there are no statistics by batch size: each interval counts as one of its mean batch, "
-            "and what is predicted of other sizes is less certain"
-        )
+    inferences = int(later.inference_count - earlier.inference_count)
+    return replace(split, batches=mean_batches(executions, inferences))
 
 
 def _quantiles(reading: CounterReading, model: str, version: str) -> Iterator[tuple[float, float]]:

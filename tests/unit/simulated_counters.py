@@ -34,11 +34,14 @@ def poisson(rate: float, seconds: float, seed: int = 0) -> NDArray[np.float64]:
 
 
 def served(
-    arrive_ms: NDArray[np.float64], scheduler: Scheduler = SCHEDULER, spread: float = 0.05
+    arrive_ms: NDArray[np.float64],
+    scheduler: Scheduler = SCHEDULER,
+    spread: float = 0.05,
+    slower: float = 1.0,
 ) -> Simulation:
     """Simulate a server whose executions take `FIXED_MS` and `EACH_MS` for each inference."""
     sizes = (1, scheduler.max_batch_size) if scheduler.max_batch_size > 1 else (1,)
-    times = tuple(FIXED_MS + EACH_MS * size for size in sizes)
+    times = tuple(slower * (FIXED_MS + EACH_MS * size) for size in sizes)
     curve = ServiceCurve(sizes, times, busy_factors=(1.0,) * scheduler.instances)
     draws = draw(len(arrive_ms), spread, ONE_SHAPE, np.random.default_rng(1))
     return open_loop(scheduler, curve, arrive_ms, draws)

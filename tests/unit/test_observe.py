@@ -6,9 +6,12 @@ import json
 import re
 from collections.abc import Sequence
 from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
@@ -16,19 +19,23 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from optimizer.cli import main
 from optimizer.commands.advice_files import deployed_source, patch_of, write_observed_space
 from optimizer.commands.observe import ObserveOptions, observe_production
-from optimizer.errors import UsageError
+from optimizer.errors import RunError, UsageError
 from optimizer.files.arrival_trace import read_trace
 from optimizer.files.untrusted_yaml import parse_yaml
 from optimizer.measurement.cost import Price
+from optimizer.measurement.counters import joined_split
 from optimizer.production.advice import Advice, Learnt, Predictions, advise, changes, learn
 from optimizer.production.demand import observed_demand, trace_of
+from optimizer.production.mean_batches import with_batch_sizes
 from optimizer.search.level_runner import concurrency
 from optimizer.triton.counter_intervals import ObservedServing, observed_serving
 from optimizer.triton.counter_recording import CounterReading, read_recording
+from optimizer.triton.prometheus_source import read_prometheus
 from optimizer.workload.arrivals import ArrivalTrace
 from tests.unit.repositories import write_config
 from tests.unit.simulated_counters import (
@@ -99,7 +106,9 @@ def test_replicas_that_are_too_many_are_told() -> None:
         )
     learnt = learnt_from(readings)
     assert learnt.replicas == 3
-    assert Predictions(learnt, concurrency, None).exact(learnt.serving).replicas == 1
+    needed = Predictions(learnt, concurrency, None).exact(learnt.serving).replicas
+    assert needed is not None
+    assert needed < 3
     assert learnt.demand.mean_per_second == pytest.approx(60, rel=0.05)
 
 
@@ -186,12 +195,15 @@ def test_the_busier_of_two_versions_is_observed() -> None:
 
 
 def test_a_server_without_statistics_by_batch_size_is_named() -> None:
-    readings = replace(BUSY, batch_stats=False).readings(SECONDS)
-    own = observed(readings)
+    parts = [poisson(20.0 if n % 2 else 70.0, 20.0, n) + 20e3 * n for n in range(6)]
+    server = Server(served(np.concatenate(parts)), batch_stats=False)
+    own = observed(server.readings(120))
     assert "no statistics by batch size" in own.notes[0]
-    assert learnt_from(readings).service.curve(own.serving).table_ms(8)[2] == pytest.approx(
-        24, rel=0.25
-    )
+    learnt = learn(own.serving, own.payloads, with_batch_sizes(own.intervals), 150.0)
+    curve = learnt.service.curve(own.serving).table_ms(8)
+    for size in (1, 2, 3):
+        assert curve[size] == pytest.approx(FIXED_MS + EACH_MS * size, rel=0.06)
+    assert learnt.check.trusted, learnt.check.figures
 
 
 def message_of(readings: Sequence[CounterReading], model: str | None = None) -> str:
@@ -242,7 +254,9 @@ def test_a_recording_gives_the_same_advice_again(
     readings = BUSY.readings(30)
     file.write_text(recorded(readings))
     assert read_recording(file) == tuple(readings)
-    options = ["--limit", "150ms", "--price", "ml.g5.xlarge", "--json", str(written)]
+    page = tmp_path / "advice.html"
+    options = ["--limit", "150ms", "--price", "ml.g5.xlarge"]
+    options += ["--json", str(written), "--page", str(page)]
     results = []
     for _ in range(2):
         with pytest.raises(SystemExit) as ended:
@@ -251,6 +265,10 @@ def test_a_recording_gives_the_same_advice_again(
         results.append((capsys.readouterr().out, written.read_bytes()))
     assert results[0] == results[1]
     assert "The simulation reproduces what was observed." in results[0][0]
+    html = page.read_text()
+    assert "<h1>bert in production</h1>" in html
+    assert "The simulation reproduces what was observed." in html
+    assert "Requests answered" in html
     advice = json.loads(results[0][1])
     assert advice["self_check"]["trusted"]
     assert advice["current"]["usd_per_hour"] > 0
@@ -301,7 +319,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "counters.jsonl"
     file.write_text("")
     for options, message in (
-        ({"sources": (str(file), "host:8001")}, "or recordings alone"),
+        ({"sources": (str(file), "host:8001")}, "servers or recordings, and not both"),
         ({"sources": (str(file),), "record": file}, "--record and --metrics"),
         ({"sources": ("a:1", "b:1"), "metrics": ("a:2",)}, "--metrics: must be given for each"),
         ({"sources": ("a:1",), "seconds": 1.0, "every_seconds": 2.0}, "--every: must be at most"),
@@ -415,3 +433,83 @@ def test_advice_becomes_a_patch_and_a_space_file(
         deployed_source(repository, own)
     with pytest.raises(UsageError, match="need --repository"):
         ObserveOptions(("a:1",), patch=tmp_path / "it.patch")
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A Prometheus with the series of two GPUs of one server."""
+
+    def do_GET(self) -> None:
+        self.server.paths.append(unquote(self.path))  # type: ignore[attr-defined]
+        body = json.dumps({"status": "success", "data": scraped()}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def scraped() -> dict[str, Any]:
+    names: dict[str, str] = {
+        "nv_inference_request_success": "inference_stats.success.count",
+        "nv_inference_request_duration_us": "inference_stats.success.ns",
+        "nv_inference_queue_duration_us": "inference_stats.queue.ns",
+        "nv_inference_compute_infer_duration_us": "inference_stats.compute_infer.ns",
+        "nv_inference_count": "inference_count",
+        "nv_inference_exec_count": "execution_count",
+    }
+    result: list[dict[str, Any]] = []
+    for name, path in names.items():
+        values = []
+        for each in BUSY.readings(30):
+            value: Any = each.stats["model_stats"][0]
+            for key in path.split("."):
+                value = value[key]
+            values.append(
+                [1e9 + each.seconds, str(int(value) / (2e3 if path.endswith("ns") else 2))]
+            )
+        for gpu in "ab":
+            labels = {
+                "__name__": name,
+                "instance": "gpu-0:8002",
+                "model": "bert",
+                "version": "1",
+                "gpu_uuid": gpu,
+            }
+            result.append({"metric": labels, "values": values})
+    return {"resultType": "matrix", "result": result}
+
+
+def test_series_of_a_prometheus_are_summed_over_gpus_and_read_as_scraped() -> None:
+    server = HTTPServer(("127.0.0.1", 0), Answering)
+    server.paths = []  # type: ignore[attr-defined]
+    config = json_format.ParseDict(dict(CONFIG), ModelConfig())
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            readings = read_prometheus(url, 30.0, 'job="a"', {"bert": config})
+        finally:
+            server.shutdown()
+            server.server_close()
+    [path] = server.paths  # type: ignore[attr-defined]
+    assert path.endswith(', job="a"}[30s]')
+    own = observed(readings)
+    assert own.replicas == ("gpu-0:8002",)
+    split, truth = (joined_split(each.intervals) for each in (own, observed(BUSY.readings(30))))
+    assert split.requests == pytest.approx(truth.requests, abs=30)
+    assert split.queue_ms == pytest.approx(truth.queue_ms, rel=0.03)
+    assert split.executions == pytest.approx(truth.executions, abs=30)
+
+
+def test_a_prometheus_that_does_not_answer_and_a_wrong_selector_are_named(tmp_path: Path) -> None:
+    repository = write_config(tmp_path / "models", DEPLOYED, "bert").parent
+    options = ObserveOptions(prometheus="http://127.0.0.1:1", repository=repository)
+    with pytest.raises(RunError, match="cannot query http://127"):
+        observe_production(options)
+    for selector in ("job", 'job="a"}', 'job="a" or vector(1)'):
+        with pytest.raises(UsageError, match="--selector: must be matchers"):
+            replace(options, selector=selector)
+    with pytest.raises(UsageError, match="or --prometheus"):
+        replace(options, sources=("a:1",))
