@@ -37,7 +37,7 @@ test-all: test
 	@$(MAKE) --no-print-directory test-stock
 
 test-stock:
-	@scripts/stock-machine 'make run ARGS="--trials 1 --sampler random"' 'make docs' 'make test'
+	@scripts/stock-machine 'make run ARGS="--trials 1 --sampler random --timeout 20m"' 'make docs' 'make test'
 
 test-gpu: $(VENV)/installed-gpu
 	@$(PY) -m pytest -m gpu --fail-if-skipped tests/e2e/test_gpu.py tests/unit/test_gpus.py

@@ -76,6 +76,7 @@ def run(
     trials: int | None = None,
     timeout_seconds: float | None = None,
     until: datetime.time | None = None,
+    regret_percent: float | None = None,
     seed: int = 0,
     sampler: str | None = None,
     storage: str | None = None,
@@ -105,6 +106,8 @@ def run(
         trials: end the search after so many configurations; None is the space file's.
         timeout_seconds: the longest time of the run; None is the space file's.
         until: end the run by the next such time of the local clock, in the place of a timeout.
+        regret_percent: end the search when no configuration is cheaper than the best one by more,
+            with 95 % confidence (guided); None is the space file's.
         seed: of the sampler and of arrivals.
         sampler: guided, gp, tpe, random or grid; None is guided, and tpe with `also_limits_ms`.
         storage: URL of a study database; None is a journal file in the study's folder.
@@ -138,6 +141,7 @@ def run(
         trials=trials,
         timeout_seconds=timeout_seconds,
         until=until,
+        regret_percent=regret_percent,
         seed=seed,
         sampler=sampler,
         storage=storage,
@@ -166,6 +170,7 @@ class StudyOptions(TypedDict, total=False):
     trials: int | None
     timeout_seconds: float | None
     until: datetime.time | None
+    regret_percent: float | None
     seed: int
     sampler: str | None
     storage: str | None

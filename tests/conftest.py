@@ -44,6 +44,7 @@ WITHOUT_LOAD = {
     "test_model_source.py",
     "test_notebook.py",
     "test_nvidia_builder.py",
+    "test_observe.py",
     "test_pages.py",
     "test_patch.py",
     "test_pipeline.py",

@@ -166,8 +166,7 @@ class StudySummary:
         nothing_found: why nothing was confirmed and what to do, None where something was.
         ended: why the search ended.
         settled: whether the search converged: nothing unmeasured is worth measuring.
-        remaining_gap: share of the best one's cost that an unmeasured configuration may still
-            save, at most with a probability of 95 %; None where nothing tells.
+        remaining_gap: the bound on the regret, see `SearchStatus`; None where nothing tells.
         trials: their number by outcome.
         baseline, best, equal_cost: confirmed figures only. `equal_cost` begins with the best.
         wall_seconds: of the run that ended the study.

@@ -52,6 +52,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "pareto": "Compare the cost of latency limits.",
         "simulate": "Predict a configuration from a study's measurements.",
         "measure": "Measure one configuration without a search.",
+        "observe": "Advise on a model in production, from its own counters.",
     },
     "Deploy": {
         "export": "Write the best configuration for production.",
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code.
 
     0 done; 1 done, nothing met the limits; 2 a mistake in what was given; 3 the machine lacks
-    something; 4 the run could not continue; 5 `verify` found drift; 130 interrupted, resumable.
+    something; 4 the run could not continue; 5 `verify` or `observe` found drift; 130 interrupted.
     """
     if arguments is None:
         hide_passwords()

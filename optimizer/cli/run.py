@@ -73,6 +73,11 @@ def _resources(
     "--until", type=ClockTime(), metavar="HH:MM[:SS]",
     help="End the run by the next such time of the local clock, in the place of --timeout.",
 )  # fmt: skip
+@click.option(
+    "--regret", "regret_percent", type=Percent(100), metavar="PERCENT",
+    help="End the search when no configuration is cheaper than the best one by more, such as 3%, "
+    "with 95% confidence (guided). Default: as in the space file.",
+)  # fmt: skip
 @seed_option("sampler and arrivals")
 @click.option(
     "--sampler", type=click.Choice(list(SAMPLERS)),

@@ -25,7 +25,9 @@ def finished_summary(
     summary = read_summary(directory)
     if summary is None or not directory.searched.exists():
         return None
-    ended = summary.space_exhausted or (summary.settled and sampler in CALIBRATED)
+    ended = summary.space_exhausted or (
+        summary.settled and sampler in CALIBRATED and has_certified(summary.remaining_gap, budget)
+    )
     if not ended and len(directory.trials) < budget.trials:
         return None
     study = read_study(directory.root.parent, directory.name)
@@ -36,6 +38,13 @@ def finished_summary(
     if best is not None and missing_tests(directory, best.config, winner_tests):
         return None
     return study.summary
+
+
+def has_certified(regret_bound: float | None, budget: Budget) -> bool:
+    """Return whether a bound on the regret is as low as the budget states, if it states one."""
+    if budget.regret_percent is None:
+        return True
+    return regret_bound is not None and regret_bound <= budget.regret_percent / 100
 
 
 def _is_exported(study: StudyReading) -> bool:

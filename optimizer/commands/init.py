@@ -11,7 +11,7 @@ from optimizer.commands.hosts import EMBEDDED_BACKEND
 from optimizer.commands.run_context import open_space
 from optimizer.configuration.hosting import EmbeddedHost
 from optimizer.errors import OptimizerError, UsageError
-from optimizer.export.deployed_space import space_text
+from optimizer.export.deployed_space import ObservedTraffic, space_text
 from optimizer.machine.slots import local_hardware
 from optimizer.triton.completed_config import left_out
 from optimizer.triton.deployed_config import (
@@ -35,11 +35,12 @@ def write_new(path: Path, text: str) -> None:
         raise UsageError(f"{path}: must be writable ({error.strerror})") from error
 
 
-def write_space_from(given: Path, path: Path) -> None:
+def write_space_from(given: Path, path: Path, traffic: ObservedTraffic | None = None) -> None:
     """Write a space file for a deployed model to `path`, which is read once to check it.
 
     Args:
         given: a model repository that holds one model, or the folder of a model in a repository.
+        traffic: of production; None leaves placeholders.
 
     Raises:
         UsageError: when `given` is no such folder, when the model cannot be tuned or described, or
@@ -52,7 +53,8 @@ def write_space_from(given: Path, path: Path) -> None:
     in_file = source.repository
     if not given.is_absolute():
         in_file = Path(os.path.relpath(in_file, path.absolute().parent))
-    write_new(path, space_text(source, str(in_file), local_hardware(), path.name))
+    text = space_text(source, str(in_file), local_hardware(), path.name, traffic)
+    write_new(path, text)
     try:
         open_space(path, lambda *_: source)
     except OptimizerError as error:

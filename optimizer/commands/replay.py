@@ -101,6 +101,7 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
     enough: float | None = None,
     workers: int = 1,
     prior: ServicePrior | None = None,
+    regret_percent: float | None = None,
 ) -> Replay:
     """Search a table as `run` would have searched the machine; no files are left.
 
@@ -109,6 +110,7 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
         enough: end the search at the first trial whose true share is at least 1 - enough.
         workers: trials that are measured at the same time, each on a machine like the recorded one.
         prior: service times on other hardware; None without any.
+        regret_percent: bound on the regret that ends the search, see `Strategies`.
     """
     space = table.space
     context = recorded_context(space)
@@ -137,6 +139,7 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
             seed,
             serves_parts=False,
             prior=prior,
+            regret_percent=regret_percent,
         )
         pool = VirtualPool(evaluator, context.slot, workers)
         strategy = strategies.calibrated(sampler, pool, directory, watch)

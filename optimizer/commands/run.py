@@ -88,6 +88,7 @@ class RunOptions:
     trials: int | None = None
     timeout_seconds: float | None = None
     until: datetime.time | None = None
+    regret_percent: float | None = None
     seed: int = 0
     sampler: str | None = None
     storage: str | None = field(default=None, repr=False)  # may have a password
@@ -151,6 +152,7 @@ def _run_at(
     space = _with_options(site.read_space(options.space), options, started)
     if options.also_limits_ms:
         _refuse_with_extra_limits(options, space)
+    _refuse_regret_without_model(options)
     lender = None
     if options.prior is not None:
         sampler = options.chosen_sampler
@@ -214,9 +216,20 @@ def _best_text(best: SummaryEntry) -> str:
 def _with_options(space: Space, options: RunOptions, started: float) -> Space:
     seconds = chosen_seconds(options.timeout_seconds, options.until, started)
     budget = Budget(
-        options.trials or space.budget.trials, seconds or space.budget.wall_clock_seconds
+        options.trials or space.budget.trials,
+        seconds or space.budget.wall_clock_seconds,
+        options.regret_percent or space.budget.regret_percent,
     )
     return replace(space, study=options.study or space.study, budget=budget)
+
+
+def _refuse_regret_without_model(options: RunOptions) -> None:
+    """Refuse --regret with a sampler that cannot tell what an unmeasured configuration saves."""
+    if options.regret_percent is not None and options.chosen_sampler not in CALIBRATED:
+        raise UsageError(
+            f"--regret: must be left out but with --sampler {', '.join(sorted(CALIBRATED))}, which "
+            f"bounds what other configurations may save; got --sampler {options.chosen_sampler}"
+        )
 
 
 def _refuse_with_extra_limits(options: RunOptions, space: Space) -> None:
@@ -440,6 +453,7 @@ class _Study:
             search_protocol(self._space, self._run.extra_limits_ms),
             self._options.seed,
             prior=prior,
+            regret_percent=self._space.budget.regret_percent,
         )
 
     def _open_study(self, space: SearchSpace, strategy: Strategy) -> OptunaStudy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.load.capacity import CapacityProtocol
@@ -25,6 +25,7 @@ from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, Watcher
 from optimizer.study.history import History
+from optimizer.study.search_status import stop_at_regret
 from optimizer.workload.streams import Workload
 
 
@@ -40,6 +41,7 @@ class Strategies:
         serves_parts: whether the evaluator measures some of the models alone; a recorded table has
             no such measurements.
         prior: service times on other hardware; None without any.
+        regret_percent: bound on the regret that ends the search; None leaves it to the sampler.
     """
 
     space: SearchSpace
@@ -50,6 +52,7 @@ class Strategies:
     seed: int
     serves_parts: bool = True
     prior: ServicePrior | None = None
+    regret_percent: float | None = None
 
     def uncalibrated(self, sampler: str) -> Strategy:
         """Return a strategy that learns from trials alone."""
@@ -92,7 +95,10 @@ class Strategies:
         policy = AcquisitionPolicy(
             self.space, self.history, forecast, self.context, self.protocol, self.seed, opened
         )
-        return SAMPLERS[sampler](policy)
+        strategy = SAMPLERS[sampler](policy)
+        if self.regret_percent is None:
+            return strategy
+        return replace(strategy, advise=stop_at_regret(strategy.advise, self.regret_percent))
 
 
 def lent_text(prior: ServicePrior, runs: int, saved: int) -> str:

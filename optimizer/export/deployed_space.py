@@ -38,8 +38,28 @@ class _Input:
     shape: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ObservedTraffic:
+    """The traffic of production, as a space file states it.
+
+    Attributes:
+        arrivals: name of the process, or a mapping with a trace, in YAML.
+        instance_type: of a replica, in the price list; None where it was not given.
+    """
+
+    arrivals: str
+    batch_size: int
+    demand_per_second: float
+    limit_ms: float
+    instance_type: str | None
+
+
 def space_text(
-    source: RepositorySource, repository: str, hardware: Hardware, file: str = "space.yaml"
+    source: RepositorySource,
+    repository: str,
+    hardware: Hardware,
+    file: str = "space.yaml",
+    traffic: ObservedTraffic | None = None,
 ) -> str:
     """Return a space file with placeholders for what only a person knows.
 
@@ -48,6 +68,7 @@ def space_text(
         repository: path of the repository as the file names it.
         hardware: hardware of this machine, for which parameters are proposed.
         file: name of the space file, for the comments in it.
+        traffic: of production, in the place of placeholders.
 
     Raises:
         UsageError: for a configuration that is incomplete, or a model that cannot be tuned.
@@ -70,6 +91,7 @@ def space_text(
     values = {
         "key": key,
         "file": file,
+        "traffic": traffic,
         "launcher": "embedded" if backends == {"python"} and not on_gpus else "docker",
         "gpus": on_gpus,
         "repository": repository,

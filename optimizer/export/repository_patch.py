@@ -64,12 +64,15 @@ def patch_text(manifest: Manifest, files: Sequence[PatchedFile]) -> str:
 
     Write it with its line ends as they are: those of the patched files are among them.
     """
-    header = render(
-        "patch/header.txt.jinja", {**measurement_values(manifest), "files": files}
-    ).splitlines()
+    header = render("patch/header.txt.jinja", {**measurement_values(manifest), "files": files})
+    return with_header(header, files)
+
+
+def with_header(header: str, files: Sequence[PatchedFile]) -> str:
+    """Return a patch of all files below lines of text."""
     return "".join(
         [
-            *(f"# {line}".rstrip() + "\n" for line in header),
+            *(f"# {line}".rstrip() + "\n" for line in header.splitlines()),
             *(line for file in files for line in _diff(file)),
         ]
     )

@@ -132,6 +132,11 @@ class CapacitySearch:
         """All levels in their order."""
         return self._levels
 
+    @property
+    def open_loop_seconds(self) -> float:
+        """Time of the levels after saturation, with their warm-up."""
+        return sum(self._protocol.warmup_seconds + level.seconds for level in self._levels[1:])
+
     def find(
         self,
         concurrency: int,

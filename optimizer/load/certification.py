@@ -29,6 +29,8 @@ class CertificationTask:
             at most that.
         level_seconds: longest open-loop level.
         shortest_seconds: shortest one where the capacity is missed again and again.
+        open_loop_seconds: time for all open-loop levels together; from the first step down, each
+            takes at most a third of what the ones before it have left.
     """
 
     load_factor: float
@@ -36,14 +38,23 @@ class CertificationTask:
     at_demand: Callable[[float], float]
     level_seconds: float = math.inf
     shortest_seconds: float = 0.0
+    open_loop_seconds: float = math.inf
 
     def seconds(
-        self, protocol: CapacityProtocol, requests: int, per_second: float, step: int = 0
+        self, protocol: CapacityProtocol, requests: int, per_second: float, step: int, spent: float
     ) -> float:
-        """Return the length of a level of a step down; from the second step on, it is halved."""
+        """Return the length of a level, which becomes shorter with the steps down.
+
+        Args:
+            step: number of loads that were missed.
+            spent: seconds that the open-loop levels before it took.
+        """
         whole = min(self.level_seconds, protocol.level_seconds(requests, per_second))
-        halvings = max(0, step - 1)
-        return min(whole, max(self.shortest_seconds, whole * 0.5**halvings))
+        if step == 0:
+            return whole
+        halved = whole * 0.5 ** (step - 1)
+        in_time = (self.open_loop_seconds - spent) / 3 - protocol.warmup_seconds
+        return min(whole, max(self.shortest_seconds, min(halved, in_time)))
 
 
 def certify_load(
@@ -58,7 +69,8 @@ def certify_load(
     A load is certified when it meets the limits, and then the load of one replica at the demand
     does too. Saturation shows how fast the machine was during the round. Levels become shorter from
     the second step down: on a machine that falters, ten levels of one configuration are not worth
-    ten times the time of one.
+    ten times the time of one. They also become shorter as the time of the task ends: a round that
+    is cut off confirms nothing.
 
     Args:
         concurrency: requests kept outstanding to saturate the server.
@@ -76,7 +88,13 @@ def certify_load(
         if all(
             search.meets_limits(
                 each,
-                task.seconds(protocol, requests, each * workload.demand_per_second, step),
+                task.seconds(
+                    protocol,
+                    requests,
+                    each * workload.demand_per_second,
+                    step,
+                    search.open_loop_seconds,
+                ),
             )
             for each, requests in ((load, task.requests), (at_demand, AT_DEMAND_REQUESTS))
         ):

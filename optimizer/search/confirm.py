@@ -51,7 +51,9 @@ from optimizer.study.events import Note, PhaseStarted, TrialFinished, TrialStart
 from optimizer.study.history import MAX_ATTEMPTS, History
 from optimizer.study.trial_records import confirmation_record
 
-_FINALISTS = 3
+FINALISTS = 3
+"""Configurations that are confirmed at least, where there are so many."""
+
 _TIES = 3
 _TIED = 0.02
 """Up to `_TIES` records that differ from the best in queueing parameters alone, with a capacity
@@ -138,7 +140,7 @@ class ConfirmPhase:
         """
         self._by_trials = self._decide(history.records, ()).unconfirmed
         queue = ranked(history.ok, self._context)
-        finalists = [*queue[:_FINALISTS], *_ties(queue)]
+        finalists = [*queue[:FINALISTS], *_ties(queue)]
         queue = [record for record in queue if record not in finalists]
         entrants = [self._entrant(record, reference) for record in finalists]
         baseline = next((r for r in history.ok if r.config == reference), None)
@@ -317,6 +319,7 @@ class ConfirmPhase:
             partial(load_factor_per_replica, self._context.demand),
             plan.level_seconds,
             shortest_level(self._protocols.search),
+            max(0.0, limit.left / self._scale - entrant.time.fixed),
         )
         started = limit.clock()
         with limit.enforced():
@@ -347,7 +350,7 @@ def search_reserve(
     if (best := history.incumbent) is None:
         return 0.0
     requests = _requests_of_a_round(context)
-    times = [round_time(best, requests, context.demand, protocols.confirm)] * _FINALISTS
+    times = [round_time(best, requests, context.demand, protocols.confirm)] * FINALISTS
     for record in history.records_of(reference)[-1:]:
         if record.outcome == "ok" and record != best:
             own = round_time(record, _BASELINE_REQUESTS, context.demand, protocols.confirm)
@@ -363,7 +366,7 @@ def _requests_of_a_round(context: StudyContext) -> int:
 def _ties(queue: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the records tied with the best that are not finalists by their rank."""
     tied = [r for r in queue[1:] if _differs_in_queueing(r, queue[0]) and _as_cheap(r, queue[0])]
-    return [record for record in tied[:_TIES] if record not in queue[:_FINALISTS]]
+    return [record for record in tied[:_TIES] if record not in queue[:FINALISTS]]
 
 
 def _differs_in_queueing(record: TrialRecord, other: TrialRecord) -> bool:

@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optimizer.configuration.model_graph import NO_GRAPH, ModelGraph
-from optimizer.configuration.serving_config import ModelServing, ServingConfig
+from optimizer.configuration.serving_config import (
+    ModelServing,
+    ServerOptions,
+    ServingConfig,
+)
 from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
 from optimizer.measurement.resource_use import MachineUse
 from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
@@ -101,6 +105,16 @@ def observe(
         return tuple(_of_one_model(config, models[0], level, light))
     levels = [level] if light is None else [level, light]
     return tuple(each for own in levels for each in _of_models(config, models, own))
+
+
+def observe_running(
+    model: ModelServing, server: ServerOptions, split: ServerSplit
+) -> ServiceObservation:
+    """Return the service times of a server in production, at whatever load it has."""
+    layout = execution_layout(model, server)
+    times = _times(split, layout.executing, None)
+    uncertain = tuple(replace(each, log_sd=math.hypot(each.log_sd, _IDLE_SD)) for each in times)
+    return ServiceObservation(layout, uncertain, network_ms=None)
 
 
 def executing(config: ServingConfig) -> tuple[ModelServing, ...]:

@@ -62,10 +62,16 @@ class MeasurementSettings:
 
 @dataclass(frozen=True)
 class Budget:
-    """The search ends after `trials` configurations, and the run after `wall_clock_seconds`."""
+    """The search ends after `trials` configurations, and the run after `wall_clock_seconds`.
+
+    Attributes:
+        regret_percent: bound on the regret that ends a guided search; None ends it when no
+            configuration is expected to save 1 %.
+    """
 
     trials: int
     wall_clock_seconds: float
+    regret_percent: float | None = None
 
 
 _COUNT: TypeAdapter[int] = TypeAdapter(Count)
@@ -311,7 +317,9 @@ def _to_value(
             graph_of(deployed),
         ),
         measurement=MeasurementSettings(**section.measurement.model_dump()),
-        budget=Budget(section.budget.trials, section.budget.wall_clock),
+        budget=Budget(
+            section.budget.trials, section.budget.wall_clock, section.budget.regret_percent
+        ),
         content=_content(section, streams),
     )
 

@@ -24,6 +24,7 @@ from optimizer.space_file.section import (
     Count,
     Duration,
     ModelName,
+    Positive,
     Section,
     raise_all,
     wrong,
@@ -60,6 +61,11 @@ class BudgetSection(Section):
 
     trials: Count = Field(60, description="configurations to measure")
     wall_clock: Duration = Field(8 * 3600.0, description="longest duration of the run")
+    regret_percent: Annotated[Positive, Field(le=100)] | None = Field(
+        None,
+        description="a guided search ends when no configuration is cheaper than the best one by "
+        "more percent (95 % confidence); by default when none is expected to save 1 %",
+    )
 
 
 class SpaceSection(Section):

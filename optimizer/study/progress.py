@@ -135,7 +135,7 @@ class Progress:
 
 
 def regret_text(regret_bound: float) -> str:
-    """Return how much cheaper an unmeasured configuration may be."""
+    """Return how much cheaper another configuration may be than what was found."""
     return f"up to {regret_bound:.0%} cheaper (95% bound)"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from optimizer.configuration.model_space import Position
+from optimizer.measurement.estimates import CONFIDENCE
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,10 @@ class SearchStatus:
 
     Attributes:
         stop_reason: why the search is over, None while it continues.
-        regret_bound: upper 95 % bound on the share of the incumbent's cost that an unmeasured
-            configuration may still save; None where the sampler has no model of the cost.
+        regret_bound: upper bound on the share by which a configuration of the space may be cheaper
+            than the best of the cheapest trials, as the confirm phase tells them apart. The bounds
+            of all trials hold together with the probability `CONFIDENCE`. None where the sampler
+            has no model of the cost.
     """
 
     stop_reason: str | None = None
@@ -40,6 +43,25 @@ class SearchEnd:
 
 Advisor = Callable[[], SearchStatus]
 """Called before every proposal, and at the end of the search."""
+
+
+def stop_at_regret(advise: Advisor, percent: float) -> Advisor:
+    """Return an advisor that ends the search by the bound on its regret, and by nothing else.
+
+    Args:
+        percent: of the best cost; a bound that is no higher ends the search.
+    """
+    reason = (
+        f"no configuration is more than {percent:g}% cheaper than the best one "
+        f"({CONFIDENCE:.0%} confidence)"
+    )
+
+    def advise_by_regret() -> SearchStatus:
+        bound = advise().regret_bound
+        reached = bound is not None and bound <= percent / 100
+        return SearchStatus(reason if reached else None, bound)
+
+    return advise_by_regret
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from optimizer.configuration.serving_config import Batching, ServerOptions
 from optimizer.load.transmit import is_rejection
 from optimizer.machine.slots import local_slot
 from optimizer.triton.connections import triton_client
+from optimizer.triton.control import Endpoint
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.embedded_launcher import EmbeddedLauncher
 from optimizer.triton.model_config import to_text, write_queue_policy
@@ -92,10 +93,14 @@ def config_of(case: Case, log: Path) -> model_config_pb2.ModelConfig:
 class LabServer:
     """A running server over a repository to which cases are added."""
 
-    address: str
+    endpoint: Endpoint
     repository: Path
-
     pid: int
+
+    @property
+    def address(self) -> str:
+        """Of its gRPC endpoint."""
+        return self.endpoint.grpc
 
     @contextmanager
     def loaded(self, case: Case) -> Iterator[Callable[[Case], Execution]]:
@@ -220,6 +225,6 @@ def lab_server(folder: Path) -> Iterator[LabServer]:
     server = launcher.start(ServerOptions(), local_slot())
     try:
         assert server.pid is not None
-        yield LabServer(server.endpoint.grpc, repository, server.pid)
+        yield LabServer(server.endpoint, repository, server.pid)
     finally:
         server.stop()

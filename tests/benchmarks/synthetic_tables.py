@@ -8,7 +8,7 @@ that is new for every artefact, batch size and layout.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,10 +43,18 @@ _SPEED = {"fp32": 1.0, "fp16": 1.1, "bf16": 1.4, "int8": 2.2}
 _SERVING_SECONDS, _WARMUP_SECONDS, _LEVEL_SECONDS, _LEVELS = 1.0, 0.7, 3.5, 3
 
 
-def quickstart() -> Space:
-    """The shipped quickstart on a machine with two cores."""
+ONE_QUEUE = ("preferred_batch_size == 'none'", "max_queue_delay_microseconds == 0")
+"""Conditions that leave one point of each artefact, largest batch and layout."""
+
+
+def quickstart(*conditions: str) -> Space:
+    """The shipped quickstart on a machine with two cores, under further conditions."""
     hardware = Hardware(cores=2, memory_mib=24_000)
-    return load_space(shipped("search_spaces") / "quickstart.yaml", shipped_prices(), hardware)
+    path = shipped("search_spaces") / "quickstart.yaml"
+    space = load_space(path, shipped_prices(), hardware)
+    whole = space.search_space
+    limits = replace(whole.limits, conditions=(*whole.limits.conditions, *conditions))
+    return replace(space, search_space=replace(whole, limits=limits))
 
 
 SLOWER = {"fp32": 3.0, "fp16": 3.0, "bf16": 2.5, "int8": 1.8}
@@ -110,13 +118,16 @@ class Truth:
         )
 
 
-def synthetic_table(seed: int, slower: Mapping[str, float] | None = None) -> RecordedTable:
+def synthetic_table(
+    seed: int, slower: Mapping[str, float] | None = None, conditions: Sequence[str] = ()
+) -> RecordedTable:
     """One truth, each point measured twice, as far above it as below.
 
     Args:
         slower: see `Truth`; None is the first kind of hardware.
+        conditions: on the points of the space.
     """
-    space = quickstart()
+    space = quickstart(*conditions)
     truth = Truth(seed, slower)
     rows: list[RecordedRow] = []
     for row in range(len(space.search_space)):

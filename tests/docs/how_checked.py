@@ -34,7 +34,24 @@ _PATCHES = (
     "needs a study of a model repository; tests/e2e/test_patch.py exports, applies and verifies one"
 )
 
+_OBSERVES = "needs servers under load; tests/e2e/test_observe.py observes one and replays it"
+
 PARSED_ONLY: Mapping[str, str] = {
+    "python -m optimizer observe gpu-0:8001 gpu-1:8001 gpu-2:8001 --limit 200ms "
+    "--price ml.g5.xlarge --record counters.jsonl": _OBSERVES,
+    "python -m optimizer observe counters.jsonl --limit 100ms": _OBSERVES,
+    "python -m optimizer observe curl.jsonl": _OBSERVES,
+    "python -m optimizer observe gpu-0:8001 gpu-1:8001 --after bundle": (
+        "needs servers under load; tests/unit/test_observed_drift.py compares simulated ones"
+    ),
+    "python -m optimizer observe --prometheus http://prometheus:9090 --query-range 24h "
+    "--selector 'namespace=\"prod\"' --repository models --model bert --limit 200ms": (
+        "needs a Prometheus; tests/e2e/test_observe.py queries one that scrapes a real server"
+    ),
+    "python -m optimizer observe counters.jsonl --limit 200ms --page advice.html "
+    "--repository models --patch advice.patch --space space.yaml": (
+        "needs a recording; tests/unit/test_observe.py writes both files from a simulated one"
+    ),
     "python -m optimizer baseline search_spaces/quickstart.yaml": _BASELINES,
     "python -m optimizer dashboard quickstart": (
         "serves until it is interrupted; tests/e2e/test_dashboard.py starts and ends it"
@@ -70,7 +87,7 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer run space.yaml --study second-kind --prior my-model": (
         "is run by tests/e2e/test_team.py, on a tiny model"
     ),
-    "python -m optimizer run space.yaml --with cold-start --with transports": (
+    "python -m optimizer run space.yaml --with cold-start --with transports --with bursts": (
         "is run by tests/e2e/test_winner.py, on a tiny model"
     ),
     "python -m optimizer run space.yaml --gpus all": _GPUS,

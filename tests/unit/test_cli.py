@@ -275,6 +275,7 @@ def test_options_become_the_request(
         "--warm-start", "night-0", "--results", "out", "--cache", "kept",
     )  # fmt: skip
     optimizer("run", "--until", "07:00")
+    optimizer("run", "--regret", "3%")
     optimizer("run", "--also-limit", "300ms", "--also-limit", "0.1s")
     optimizer("run", "--also-limit", "300ms", "--sampler", "guided")
     monkeypatch.setenv("OPTIMIZER_CACHE", "/elsewhere")
@@ -286,10 +287,11 @@ def test_options_become_the_request(
     assert requests == [
         default,
         RunOptions(
-            Path("my.yaml"), "night-1", 40, 5400.0, None, 7, "tpe", "postgresql://here/db",
+            Path("my.yaml"), "night-1", 40, 5400.0, None, None, 7, "tpe", "postgresql://here/db",
             "night-0", results=Path("out"), cache="kept",
         ),
         replace(default, until=datetime.time(7)),
+        replace(default, regret_percent=3.0),
         replace(default, also_limits_ms=(300.0, 100.0)),
         replace(default, also_limits_ms=(300.0,), sampler="guided"),
         replace(default, cache="/elsewhere", storage="postgresql://there/db"),

@@ -15,7 +15,7 @@ from optimizer.analysis.nothing_confirmed import nothing_confirmed
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.errors import TimeIsUpError
 from optimizer.load.capacity import CapacityProtocol
-from optimizer.load.certification import CertificationTask
+from optimizer.load.certification import AT_DEMAND_REQUESTS, CertificationTask
 from optimizer.machine.slots import Slot
 from optimizer.machine.time_limit import TimeLimit
 from optimizer.measurement.evaluation import Evaluation
@@ -81,12 +81,13 @@ class VirtualServer:
         self.rounds.append((config, task.level_seconds))
         self._pass(SECONDS.serving + 4.5)
         load = task.load_factor
+        started = self.now
         for step in range(self.missed + 1):
-            at_capacity = load * DEMAND.requests_per_second
-            at_demand = task.at_demand(load) * DEMAND.requests_per_second
-            self._pass(task.seconds(PROTOCOLS.confirm, task.requests, at_capacity, step))
-            if step == self.missed:
-                self._pass(task.seconds(PROTOCOLS.confirm, 200, at_demand, step))
+            at_demand = task.at_demand(load)
+            levels = [(load, task.requests), (at_demand, AT_DEMAND_REQUESTS)]
+            for each, requests in levels if step == self.missed else levels[:1]:
+                rate, spent = each * DEMAND.requests_per_second, self.now - started
+                self._pass(task.seconds(PROTOCOLS.confirm, requests, rate, step, spent))
         return ok(load * DEMAND.requests_per_second * 0.95**self.missed)
 
     def _pass(self, seconds: float) -> None:
@@ -208,6 +209,17 @@ def test_on_a_machine_that_falters_it_ends_in_time_all_the_same(
     phase.server.missed, phase.server.slowdown = missed, slowdown
     phase.run(seconds)
     assert phase.server.now <= seconds
+
+
+@pytest.mark.parametrize("missed", [1, 3, 5])
+def test_on_a_machine_that_falters_the_best_is_confirmed_with_shorter_levels(
+    phase: Phase, missed: int
+) -> None:
+    """A quickstart on a busy machine spent all of its time on one round, which was cut off."""
+    phase.server.missed = missed
+    confirmed = phase.run(150.0, history_of((A, ok(13))))
+    assert [each.config for each in confirmed.best] == [A]
+    assert phase.server.now <= 150.0
 
 
 def test_a_finalist_that_falters_leaves_the_others_their_time(phase: Phase) -> None:

@@ -145,13 +145,13 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
              "limit: {percentile: 99, latency_ms: 80}\n"
              "conditions: [max_batch_size == 8]\n"
              "measurement: {check_seconds: 90m, warmup_seconds: 0.5}\n"
-             "budget: {trials: 3, wall_clock: 1.5h}"),
+             "budget: {trials: 3, wall_clock: 1.5h, regret_percent: 3}"),
         ),
     )  # fmt: skip
     assert space.price == Price("mine", 2.0, "our contract", "2026-02-03")
     assert space.demand == Demand(20.5, 0.2)
     assert space.workload.streams[0].limit == LatencyLimit(99, 80)
-    assert space.budget == Budget(3, 5400.0)
+    assert space.budget == Budget(3, 5400.0, 3.0)
     assert space.measurement == MeasurementSettings(8.0, 5400.0, 0.5, None, 5000)
     assert space.models[0].payloads.lengths == LengthDistribution((16, 64), (3.0, 1.0))
     assert space.models[0].evaluation == DataSet(tmp_path / "held_out.npz", 64, 0)

@@ -3,7 +3,8 @@
 The point with the largest expected improvement per expected second is measured next, see
 `assessment`. The search ends when no point is expected to save `WORTHWHILE` of the
 incumbent's cost. Points that the model cannot distinguish from the incumbent are measured before
-that, so that the confirm phase decides between them.
+that, so that the confirm phase decides between them. What an unmeasured point may still save is
+bounded by `regret`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.measurement.trial_record import TrialRecord
+from optimizer.search.confirm import FINALISTS
+from optimizer.search.surrogate import regret
 from optimizer.search.surrogate.assessment import WORTHWHILE, Assessment, Candidates
 from optimizer.search.surrogate.expected_improvement import Effort
 from optimizer.search.surrogate.idle_models import OpenRows
@@ -55,10 +58,6 @@ _TIE_SHARE = 0.02
 
 _CHEAPEST, _RANDOM = 3000, 1000
 """Points that are considered of a larger space: the cheapest by the forecast, and random others."""
-
-_DRAWS = 512
-_REGRET_POINTS = 400
-_REGRET_QUANTILE = 0.95
 
 
 class ForecastSource(Protocol):
@@ -191,7 +190,7 @@ class AcquisitionPolicy:
         assessment = self._fit().alone
         if assessment.log_best is None or len(assessment.rows) == 0:
             return SearchStatus()
-        regret_bound = self._regret_bound(assessment, assessment.log_best)
+        regret_bound = self._regret_bound(assessment)
         if not self._converged(assessment) or self._ties(assessment):
             return SearchStatus(regret_bound=regret_bound)
         return SearchStatus(
@@ -362,11 +361,23 @@ class AcquisitionPolicy:
         order = np.argsort(assessment.log_mean[tied], kind="stable")
         return [int(n) for n in tied[order]][: max(0, _MOST_TIES - measured)]
 
-    def _regret_bound(self, assessment: Assessment, log_best: float) -> float:
-        """Return the quantile of the saving by the cheapest available point, from joint draws."""
-        likeliest = np.sort(np.argsort(assessment.optimistic, kind="stable")[:_REGRET_POINTS])
-        rng = np.random.default_rng((self.seed, len(self._history.records)))
-        costs = assessment.posterior.log_cost_draws(assessment.rows[likeliest], _DRAWS, rng)
-        costs[rng.random(costs.shape) >= assessment.feasible[likeliest]] = np.inf
-        saved = np.maximum(0.0, 1 - np.exp(costs.min(axis=1) - log_best))
-        return float(np.quantile(saved, _REGRET_QUANTILE))
+    def _regret_bound(self, assessment: Assessment) -> float | None:
+        """Return the bound on the regret; None after too few trials, or if none met the limits."""
+        costs = {
+            row: record.told_value or math.inf
+            for row, record in self._trials
+            if record.outcome == "ok"
+        }
+        if not costs or len(self._trials) < regret.LEAST_TRIALS:
+            return None
+        met = np.array(sorted(costs, key=costs.__getitem__), dtype=np.int64)
+        pruned = [row for row, record in self._trials if record.outcome == "bounded"]
+        others = np.union1d(assessment.rows, np.array(pruned, dtype=np.int64))
+        drawn = regret.savings(
+            assessment.posterior,
+            met[:FINALISTS],
+            met[FINALISTS:],
+            others[~np.isin(others, met)],
+            np.random.default_rng((self.seed, len(self._history.records))),
+        )
+        return regret.bound(drawn)

@@ -29,6 +29,11 @@ _LIKELY = 0.5
 """Probability of meeting the limits above which a running point may be the next incumbent."""
 
 
+def lowest_plausible(log_mean: Array, log_sd: Array) -> Array:
+    """Return the logarithm of the lowest plausible cost of each point."""
+    return log_mean - _OPTIMISM * log_sd
+
+
 @dataclass(frozen=True)
 class Assessment:
     """The posterior of the points that are neither measured nor ruled out.
@@ -54,7 +59,7 @@ class Assessment:
     @property
     def optimistic(self) -> Array:
         """Logarithm of the lowest plausible cost of each point."""
-        return self.log_mean - _OPTIMISM * self.log_sd
+        return lowest_plausible(self.log_mean, self.log_sd)
 
     @property
     def best(self) -> int:

@@ -1,0 +1,1 @@
+"""What a production server's counters tell: demand, service times, and what to change."""

@@ -1,0 +1,287 @@
+"""Advice from counters beside measurements: `python -m tests.benchmarks.observe`.
+
+Models that sleep for a set time are observed on the embedded server for 60 s. Then other
+configurations of them are measured at several rates around their predicted capacity. The measured
+capacity is the rate at which the p95, from sending to the end of the execution, crosses the limit.
+Levels run at the same time, each on a copy of the model: sleeping models do not share cores.
+
+`--reads` measures the processor time that one read costs the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from optimizer.configuration.serving_config import Batching, InstanceGroup, ModelServing
+from optimizer.production.advice import Learnt, Predictions, learn
+from optimizer.search.level_runner import concurrency
+from optimizer.simulator.batcher import Scheduler
+from optimizer.triton.counter_intervals import observed_serving
+from optimizer.triton.counter_recording import CounterReading
+from optimizer.triton.counter_source import counter_source, read_counters
+from tests.benchmarks.lab_cases import Case, Execution
+from tests.benchmarks.lab_server import LabServer, lab_server
+
+OBSERVED_SECONDS, LEVEL_SECONDS = 60.0, 36.0
+_SHARES = (0.75, 0.88, 1.0, 1.12, 1.25)
+_HIGHER_SHARES = (1.5, 1.9, 2.4, 3.0, 3.7)
+"""Of the predicted capacity, where levels are measured; the latter where all the others are within
+the limit."""
+
+_P95_SHARE = 0.7
+_PHASE_SECONDS = 2.0
+_HIGH, _LOW = 1.5, 0.5
+"""Bursts: the rate changes between these multiples of its mean."""
+
+_WARM_UP = 0.1
+_numbers = count(5000)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model in production.
+
+    Attributes:
+        changes: (batching, max_batch_size, preferred, delay in us, instances) to measure.
+    """
+
+    fixed_ms: float
+    each_ms: float
+    scheduler: Scheduler
+    rate: float
+    bursts: bool
+    changes: tuple[tuple[bool, int, tuple[int, ...], int, int], ...]
+
+    @property
+    def limit_ms(self) -> float:
+        """Five executions of a single inference."""
+        return 5 * (self.fixed_ms + self.each_ms)
+
+
+def _batched(largest: int, delay_us: int = 0, instances: int = 1) -> Scheduler:
+    return Scheduler(largest, (), delay_us, instances=instances, free_dimensions=False)
+
+
+STARTS = (
+    Start(20, 4, _batched(8), 40, False, (
+        (True, 8, (), 10_000, 1), (True, 4, (), 0, 1), (True, 8, (4,), 10_000, 1),
+        (False, 8, (), 0, 1),
+    )),
+    Start(40, 6, _batched(16, 40_000), 18, False, (
+        (True, 16, (), 0, 1), (True, 16, (), 10_000, 1), (True, 4, (), 0, 1), (True, 16, (), 0, 2),
+    )),
+    Start(30, 8, _batched(8, 0, 2), 45, False, (
+        (True, 8, (), 0, 1), (True, 8, (), 20_000, 2), (False, 8, (), 0, 2),
+    )),
+    Start(20, 4, Scheduler(8, dynamic=False, free_dimensions=False), 28, False, (
+        (True, 8, (), 0, 1), (True, 4, (), 5_000, 1), (False, 8, (), 0, 2),
+    )),
+    Start(20, 4, _batched(8), 55, True, (
+        (True, 8, (), 10_000, 1), (True, 4, (), 0, 1), (True, 8, (), 0, 2),
+    )),
+    Start(40, 6, _batched(16), 22, True, (
+        (True, 16, (), 10_000, 1), (True, 16, (8,), 10_000, 1), (True, 4, (), 0, 1),
+    )),
+)  # fmt: skip
+
+
+def arrivals(rate: float, seconds: float, bursts: bool, seed: int) -> NDArray[np.float64]:
+    """Return arrival times in ms."""
+    rng = np.random.default_rng(seed)
+    if not bursts:
+        return np.sort(rng.random(rng.poisson(rate * seconds))) * seconds * 1e3
+    parts = []
+    for n in range(math.ceil(seconds / _PHASE_SECONDS)):
+        own = rate * _PHASE_SECONDS * (_HIGH if n % 2 else _LOW)
+        parts.append((n + np.sort(rng.random(rng.poisson(own)))) * _PHASE_SECONDS * 1e3)
+    return np.concatenate(parts)
+
+
+def case_of(start: Start, scheduler: Scheduler, rate: float, seconds: float, seed: int) -> Case:
+    """Return a copy of the model under load."""
+    due = arrivals(rate, seconds, start.bursts, seed)
+    shapes = np.zeros(len(due), dtype=np.int32)
+    return Case(next(_numbers), scheduler, 0, start.fixed_ms, start.each_ms, due, shapes)
+
+
+def observe(server: LabServer, starts: Sequence[Start]) -> list[Learnt]:
+    """Observe all models at the same time for a minute."""
+    seconds = OBSERVED_SECONDS + 2
+    cases = [case_of(s, s.scheduler, s.rate, seconds, n) for n, s in enumerate(starts)]
+    readings: list[CounterReading] = []
+    with ExitStack() as stack:
+        loads = [stack.enter_context(server.loaded(case)) for case in cases]
+        threads = [Thread(target=load, args=(c,)) for load, c in zip(loads, cases, strict=True)]
+        for thread in threads:
+            thread.start()
+        metrics = [f"http://{server.endpoint.metrics}/metrics"]
+        read_counters([server.address], metrics, OBSERVED_SECONDS, 1.0, readings.append)
+        for thread in threads:
+            thread.join()
+    learnt = []
+    for start, case in zip(starts, cases, strict=True):
+        own = observed_serving(readings, case.name)
+        learnt.append(learn(own.serving, own.payloads, own.intervals, start.limit_ms))
+    return learnt
+
+
+def changed(
+    learnt: Learnt, change: tuple[bool, int, tuple[int, ...], int, int]
+) -> tuple[ModelServing, Scheduler]:
+    """Return a configuration for the predictions and for the server."""
+    dynamic, largest, preferred, delay_us, instances = change
+    model = replace(
+        learnt.serving,
+        max_batch_size=largest if dynamic else 1,
+        batching=Batching(preferred, delay_us) if dynamic else None,
+        groups=(InstanceGroup(count=instances),),
+    )
+    scheduler = Scheduler(largest, preferred, delay_us, dynamic, instances, free_dimensions=False)
+    return model, scheduler
+
+
+@dataclass(frozen=True)
+class Row:
+    """A changed configuration as predicted and as measured; intervals are (low, high)."""
+
+    start: int
+    change: tuple[bool, int, tuple[int, ...], int, int]
+    trusted: bool
+    capacity: float
+    capacity_interval: tuple[float, float]
+    measured_capacity: float | None
+    p95_ms: float
+    p95_interval: tuple[float, float]
+    measured_p95_ms: float
+
+
+def measured(
+    server: LabServer, start: Start, scheduler: Scheduler, rates: list[float]
+) -> list[float]:
+    """Return the p95 at each rate, all measured at the same time."""
+    cases = [case_of(start, scheduler, r, LEVEL_SECONDS, 100 + n) for n, r in enumerate(rates)]
+    with ExitStack() as stack, ThreadPoolExecutor(len(cases)) as pool:
+        loads = [stack.enter_context(server.loaded(case)) for case in cases]
+        futures = [pool.submit(load, case) for load, case in zip(loads, cases, strict=True)]
+        runs = [future.result() for future in futures]
+    latencies = [latencies_ms(run)[int(_WARM_UP * len(run.sent_ms)) :] for run in runs]
+    return [float(np.percentile(each, 95)) for each in latencies]
+
+
+def latencies_ms(run: Execution) -> NDArray[np.float64]:
+    """Return the time from sending each request to the end of its execution.
+
+    The client's threads have no priority: on a busy machine, they take notice of replies late.
+    """
+    order = np.argsort(run.batch_begin_ms)
+    begins = run.batch_begin_ms[order]
+    return np.asarray(run.batch_end_ms[order][np.searchsorted(begins, run.begin_ms)] - run.sent_ms)
+
+
+def crossing_rate(rates: Sequence[float], p95s: Sequence[float], limit_ms: float) -> float | None:
+    """Return the rate at which the p95 crosses the limit; None beyond the measured ones."""
+    logs = np.maximum.accumulate(np.log(p95s))
+    if not logs[0] <= math.log(limit_ms) <= logs[-1]:
+        return None
+    return float(np.interp(math.log(limit_ms), logs, rates))
+
+
+def rows(server: LabServer) -> Iterator[Row]:
+    """Observe, predict and measure every change."""
+    for number, (start, learnt) in enumerate(zip(STARTS, observe(server, STARTS), strict=True)):
+        predictions = Predictions(learnt, concurrency, None)
+        for change in start.changes:
+            model, scheduler = changed(learnt, change)
+            capacity = predictions.capacity(model)
+            rate = _P95_SHARE * capacity.value
+            p95 = predictions.p95(model, rate)
+            rates = [rate, *(share * capacity.value for share in _SHARES)]
+            p95s = measured(server, start, scheduler, rates)
+            if max(p95s) < start.limit_ms:
+                rates += (higher := [share * capacity.value for share in _HIGHER_SHARES])
+                p95s += measured(server, start, scheduler, higher)
+            yield Row(
+                number, change, learnt.check.trusted,
+                capacity.value, (capacity.low, capacity.high),
+                crossing_rate(rates, p95s, start.limit_ms),
+                p95.value, (p95.low, p95.high), p95s[0],
+            )  # fmt: skip
+
+
+def summary(table: Sequence[Row]) -> str:
+    """Return errors and coverage."""
+    lines = []
+    pairs = {
+        "capacity": [
+            (r.capacity, r.measured_capacity, r.capacity_interval)
+            for r in table
+            if r.measured_capacity is not None
+        ],
+        "p95": [(r.p95_ms, r.measured_p95_ms, r.p95_interval) for r in table],
+    }
+    for name, own in pairs.items():
+        errors = [abs(predicted / real - 1) for predicted, real, _ in own]
+        inside = sum(low <= real <= high for _, real, (low, high) in own)
+        lines.append(
+            f"{name}: {len(own)} of {len(table)}, median error {np.median(errors):.1%}, largest "
+            f"{max(errors):.1%}, {inside} within their intervals"
+        )
+    return "\n".join(lines)
+
+
+def read_cost() -> str:
+    """Return the server's processor time of one read of all counters."""
+    reads = 500
+    with tempfile.TemporaryDirectory() as folder, lab_server(Path(folder)) as server:
+        case = case_of(STARTS[0], STARTS[0].scheduler, 40, 2, 0)
+        with server.loaded(case) as execute:
+            execute(case)
+            source, process = counter_source(server.address), psutil.Process(server.pid)
+            before = process.cpu_times()
+            for _ in range(reads):
+                source.statistics()
+                source.config(case.name)
+            after = process.cpu_times()
+            source.close()
+    seconds = (after.user + after.system - before.user - before.system) / reads
+    return f"one read costs the server {1e3 * seconds:.2f} ms of processor time"
+
+
+def main() -> None:
+    """Print every change, and a summary."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reads", action="store_true", help="measure what a read costs")
+    parser.add_argument("--record", type=Path, help="file that the rows are written to")
+    given = parser.parse_args()
+    if given.reads:
+        sys.stdout.write(read_cost() + "\n")
+        return
+    table = []
+    with tempfile.TemporaryDirectory() as folder, lab_server(Path(folder)) as server:
+        for row in rows(server):
+            table.append(row)
+            sys.stdout.write(f"{row}\n")
+            sys.stdout.flush()
+            if given.record is not None:
+                with given.record.open("a") as file:
+                    file.write(json.dumps(asdict(row)) + "\n")
+    sys.stdout.write(summary(table) + "\n")
+
+
+if __name__ == "__main__":
+    main()
