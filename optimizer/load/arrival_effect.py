@@ -4,7 +4,8 @@ A few seconds of Poisson arrivals hold more or fewer bursts than usual, and a qu
 follows them. The same arrivals are put through a reference queue that serves one request after the
 other at the server's saturation rate. How its waiting time compares with what such arrivals cause
 on average is a control variate (Lavenberg and Welch 1981): it needs no model of the server, and it
-removes most of the noise of a short level.
+removes most of the noise of a short level. Where requests are merged into batches, latency follows
+bursts much less, and the correction would add noise.
 """
 
 from __future__ import annotations

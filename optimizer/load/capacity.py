@@ -16,7 +16,13 @@ from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, StoppingR
 from optimizer.load.levels import refuse_if_all_failed, refuse_void
 from optimizer.load.stopping import LateFraction, RateConverged
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.measurement.knee import Knee, find_knee, knee_point, share_by_service_time
+from optimizer.measurement.knee import (
+    Knee,
+    find_knee,
+    knee_point,
+    served_alone,
+    share_by_service_time,
+)
 from optimizer.measurement.level import HIGHEST_SHARE, LoadLevel, Measurement, floor_per_second
 from optimizer.measurement.level_checks import (
     describe_void,
@@ -230,6 +236,16 @@ class CapacitySearch:
     def _floor(self) -> float:
         return floor_per_second(self._saturation * self._demand) / self._demand
 
+    @property
+    def _rate_of_queue(self) -> float | None:
+        """Rate under saturation; None where it is not known, or where batches even bursts out."""
+        saturated = self._levels[0] if self._levels else None
+        if saturated is None or not all(
+            served_alone(saturated, stream) for stream in self._workload.streams
+        ):
+            return None
+        return saturated.achieved_per_second
+
     def _by_service_time(self) -> float:
         share = share_by_service_time(self._levels[0], self._workload)
         return share * self._saturation
@@ -274,7 +290,7 @@ class CapacitySearch:
             # The client's lag does not distort a closed loop.
             longest_lag_ms=longest_lag_ms(limit_ms) if isinstance(load, OpenLoop) else None,
             stop=stop,
-            saturation_per_second=self._levels[0].achieved_per_second if self._levels else None,
+            saturation_per_second=self._rate_of_queue,
         )
         level = self._run(plan)
         self._levels.append(level)

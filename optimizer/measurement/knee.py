@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.measurement.estimates import NORMAL_QUANTILE
-from optimizer.measurement.level import HIGHEST_SHARE, LoadLevel, StreamLevel
+from optimizer.measurement.level import HIGHEST_SHARE, BatchPoint, LoadLevel, StreamLevel
 from optimizer.measurement.level_checks import LEAST_OVERSHOOT, backlog_grew
-from optimizer.workload.streams import Workload
+from optimizer.workload.streams import Stream, Workload
 
 _SLOPE = 1.0
 _SLOPE_SD = 0.5
@@ -113,6 +113,16 @@ def _variances(points: Sequence[Point], z: NDArray[np.float64]) -> NDArray[np.fl
     return float(np.average(each, weights=1 / (_NEAR**2 + z**2))) / samples
 
 
+def served_alone(saturated: LoadLevel, stream: Stream) -> bool:
+    """Return whether no request was merged with another under saturation."""
+    sizes = [[each.batch_size for each in batches] for batches in _batches(saturated, stream)]
+    return sizes == [[stream.batch_size]]
+
+
+def _batches(level: LoadLevel, stream: Stream) -> list[tuple[BatchPoint, ...]]:
+    return [split.batches for split in level.server if split.model == stream.target]
+
+
 def share_by_service_time(saturated: LoadLevel, workload: Workload) -> float:
     """Return the share of saturation where waiting should reach the tightest stream's limit.
 
@@ -122,10 +132,9 @@ def share_by_service_time(saturated: LoadLevel, workload: Workload) -> float:
     """
     shares = [HIGHEST_SHARE]
     for stream in workload.streams:
-        served = [split.batches for split in saturated.server if split.model == stream.target]
-        if [[each.batch_size for each in batches] for batches in served] != [[stream.batch_size]]:
+        if not served_alone(saturated, stream):
             continue
-        [[executed]] = served
+        [[executed]] = _batches(saturated, stream)
         room = (stream.limit.latency_ms - executed.compute_ms) / 1e3 * saturated.achieved_per_second
         late = -math.log1p(-stream.limit.percentile / 100)
         shares.append(room / (room + late / 2) if room > 0 else 0.0)

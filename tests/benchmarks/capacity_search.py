@@ -103,7 +103,7 @@ def _line(name: str, found: Sequence[Search]) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=30)
     seeds = parser.parse_args().seeds
     for known in (False, True):
         print("with a similar configuration" if known else "alone")

@@ -284,6 +284,14 @@ def test_what_is_certain_not_to_be_fast_enough_ends_after_one_level_with_its_cap
     assert found.ended == f"{1.08 * truth:.1f}/s are needed to be cheaper"
 
 
+@pytest.mark.parametrize(("name", "corrected"), [("M/D/2, slow", True), ("batches of 16", False)])
+def test_chance_in_the_arrivals_is_taken_out_where_requests_are_not_merged(
+    name: str, corrected: bool
+) -> None:
+    found = search(replace(SERVERS[name], plans=[])).valid_measurement
+    assert all((level.arrival_effect != 0) == corrected for level in found.open_loop)
+
+
 def test_several_streams_share_the_load_by_demand() -> None:
     result = search(SimulatedServer(workload(500, 300.0, 100.0)))
     assert result.outcome == "ok"
