@@ -199,8 +199,8 @@ class Predictions:
     def best(self) -> tuple[tuple[PredictedChange, ...], PredictedChange]:
         """Return the best value of each setting alone, and the best combination."""
         current = self._learnt.serving
-        candidates = dict.fromkeys(_candidates(self._learnt))
-        rough = {model: self._capacity(model, 1.0, _REQUESTS) for model in candidates}
+        models = dict.fromkeys(candidates(self._learnt))
+        rough = {model: self._capacity(model, 1.0, _REQUESTS) for model in models}
         chosen = []
         for name in _SETTINGS:
             own = {m: rate for m, rate in rough.items() if {*changes(current, m)} <= {name}}
@@ -345,7 +345,8 @@ def _values(model: ModelServing) -> Mapping[str, object]:
     return values
 
 
-def _candidates(learnt: Learnt) -> Iterator[ModelServing]:
+def candidates(learnt: Learnt) -> Iterator[ModelServing]:
+    """Yield the configurations that are predicted, the current one first."""
     yield learnt.serving
     size = learnt.stream.batch_size
     for model in _instance_counts(learnt.serving):
