@@ -47,7 +47,7 @@ from tests.unit.simulated_counters import Server
 
 OBSERVED_SECONDS, LEVEL_SECONDS = 60.0, 36.0
 _SHARES = (0.75, 0.88, 1.0, 1.12, 1.25)
-_HIGHER_SHARES = (1.5, 1.9, 2.4, 3.0, 3.7)
+_HIGHER_SHARES = (1.5, 2.0, 2.7, 3.6)
 """Of the predicted capacity, where levels are measured; the latter where all the others are within
 the limit."""
 
