@@ -135,13 +135,17 @@ def _with_predictions(
     seed: int,
 ) -> LatencyCosts:
     searched = study.searched
+    # What the trials are compared with must not be learnt from them: it would fit them too well,
+    # and the intervals of all other points would be too narrow.
+    calibrated = study.calibrated
+    service = calibrated if calibrated.observations else study.service
     unmeasured = Unmeasured(
         searched.search_space, study.trials, measured, latency_cost_context(searched)
     )
     curve = [
         replace(within, predicted=unmeasured.cheaper(within, forecast))
         for within in costs.curve
-        for forecast in [forecast_within(searched, study.service, within.limit_ms, seed)]
+        for forecast in [forecast_within(searched, service, within.limit_ms, seed)]
     ]
     return replace(costs, curve=tuple(curve))
 

@@ -15,6 +15,10 @@ _TIMEOUT_LIMITS = 5
 _SHORTEST_TIMEOUT_SECONDS = 2.0
 """A request times out after this many latency limits, and not before this many seconds."""
 
+_FIRST_CHECK = 0.6
+"""The load budget suffices for a first level of this share of `check_seconds`: where a machine
+needs long levels, there is time for one."""
+
 _CONFIRM_SECONDS = 20.0
 _GPU_CONFIRM_SECONDS = 300.0
 """In each of two rounds: short levels flatter a GPU that has not warmed up."""
@@ -26,12 +30,15 @@ def protocol_of(
     """Return the protocol of a capacity search within a workload's limits and further ones."""
     limits_ms = [stream.limit.latency_ms for stream in workload.streams]
     longest_seconds = max([*limits_ms, *extra_limits_ms]) / 1000
-    return CapacityProtocol(
+    protocol = CapacityProtocol(
         saturation_seconds=settings.saturation_seconds,
         check_seconds=settings.check_seconds,
         warmup_seconds=settings.warmup_seconds,
         check_timeout_seconds=max(_SHORTEST_TIMEOUT_SECONDS, _TIMEOUT_LIMITS * longest_seconds),
     )
+    check_seconds = protocol.warmup_seconds + _FIRST_CHECK * protocol.check_seconds
+    least = protocol.shortest_saturation_seconds + check_seconds
+    return replace(protocol, load_seconds=max(protocol.load_seconds, least))
 
 
 def search_protocol(space: Space, extra_limits_ms: tuple[float, ...] = ()) -> CapacityProtocol:

@@ -34,6 +34,10 @@ RunLevel = Callable[[LevelPlan], LoadLevel]
 """Runs one level and adds the server's statistics to it."""
 
 _ABOVE_EXPECTED = 1.05
+_BELOW_EXPECTED = 0.9
+"""First load, relative to the expected capacity: where that is enough, levels on both sides of the
+limit show how steeply latency rises; where it is not, one level that meets the limits shows it."""
+
 _MOST_LEVELS = 12
 _MOST_VOID_LEVELS = 5
 _BELOW_VOID = 0.75
@@ -57,14 +61,19 @@ class CapacityProtocol:
     """
 
     saturation_seconds: float = 8.0
-    check_seconds: float = 8.0
+    check_seconds: float = 6.0
     warmup_seconds: float = 1.0
     saturation_timeout_seconds: float = 30.0
     check_timeout_seconds: float = 10.0
-    check_requests: int = 200
-    load_seconds: float = 19.0
-    load_requests: int = 950
+    check_requests: int = 100
+    load_seconds: float = 10.0
+    load_requests: int = 500
     resolution: float = 0.03
+
+    @property
+    def shortest_saturation_seconds(self) -> float:
+        """Duration of a saturated level whose rate is known at once, with its warm-up."""
+        return self.warmup_seconds + self.saturation_seconds / 4
 
     def level_seconds(self, requests: int, per_second: float) -> float:
         """Return the length of an open-loop level with at least so many requests at a rate."""
@@ -86,8 +95,8 @@ def find_capacity(
         workload: the streams; its demand is load factor 1.0.
         concurrency: requests kept outstanding to saturate the server; enough to fill every
             instance's batches twice over.
-        prune_below: load factor that the configuration must be able to reach; None to find its
-            capacity in any case.
+        prune_below: load factor that the configuration must be able to reach; the search ends once
+            it is certain not to. None to find its capacity in any case.
         expected_share: likely capacity as a share of saturation, from similar configurations; the
             first open-loop level is near it. None to use the service time that saturation shows.
 
@@ -116,6 +125,7 @@ class CapacitySearch:
         self._protocol = protocol
         self._levels: list[LoadLevel] = [*earlier]
         self._earlier = max(0, len(earlier) - 1)
+        self._needed: float | None = None
 
     @property
     def levels(self) -> Sequence[LoadLevel]:
@@ -135,7 +145,7 @@ class CapacitySearch:
     ) -> Evaluation:
         """Saturate, then find the capacity; the arguments are those of `find_capacity`."""
         self.saturate(concurrency)
-        upper = self._upper
+        self._needed, upper = prune_below, self._upper
         if prune_below is not None and upper < prune_below:
             return self._bounded(
                 f"saturates at no more than {upper * self._demand:.1f}/s, "
@@ -143,8 +153,9 @@ class CapacitySearch:
             )
         if expected_share is None:
             return self._approach(self._by_service_time())
-        # From above: levels on both sides of the limit show how steeply latency rises.
-        return self._approach(_ABOVE_EXPECTED * expected_share * self._saturation)
+        expected = expected_share * self._saturation
+        enough = prune_below is None or expected >= prune_below
+        return self._approach((_ABOVE_EXPECTED if enough else _BELOW_EXPECTED) * expected)
 
     def resume(self) -> Evaluation:
         """Find the capacity from the earlier levels, with as few new ones as possible."""
@@ -167,9 +178,8 @@ class CapacitySearch:
     def saturate(self, concurrency: int) -> None:
         """Run the closed loop that a search begins with."""
         protocol = self._protocol
-        stop = RateConverged(
-            protocol.warmup_seconds, protocol.saturation_seconds / 4, protocol.resolution / 2
-        )
+        least = protocol.shortest_saturation_seconds - protocol.warmup_seconds
+        stop = RateConverged(protocol.warmup_seconds, least, protocol.resolution / 2)
         timeout = protocol.saturation_timeout_seconds
         level = self._level(ClosedLoop(concurrency), protocol.saturation_seconds, timeout, stop)
         refuse_if_all_failed(level)
@@ -264,6 +274,7 @@ class CapacitySearch:
             # The client's lag does not distort a closed loop.
             longest_lag_ms=longest_lag_ms(limit_ms) if isinstance(load, OpenLoop) else None,
             stop=stop,
+            saturation_per_second=self._levels[0].achieved_per_second if self._levels else None,
         )
         level = self._run(plan)
         self._levels.append(level)
@@ -287,9 +298,14 @@ class CapacitySearch:
         knee = self._knee()
         capacity = min(knee.share, HIGHEST_SHARE) * self._saturation
         certified = min(self._met_loads()) <= capacity and not self._cut_short(capacity)
-        if not certified or knee.half_width > self._protocol.resolution:
+        if not certified:
             return None
-        return self._estimated(knee, f"known to {knee.half_width:.1%}")
+        if knee.half_width <= self._protocol.resolution:
+            return self._estimated(knee, f"known to {knee.half_width:.1%}")
+        if self._needed is not None and knee.high * self._saturation < self._needed:
+            needed = self._needed * self._demand
+            return self._estimated(knee, f"{needed:.1f}/s are needed to be cheaper")
+        return None
 
     def _estimated(self, knee: Knee, ended: str) -> Evaluation:
         """Return the capacity by the knee, bounded by the levels that met the limits."""

@@ -54,6 +54,8 @@ class LevelPlan:
         longest_lag_ms: the level is void where the 99th percentile of the client's lag is above;
             None where lag does not matter.
         stop: may end the level early.
+        saturation_per_second: rate that the server served under saturation; tells how much of the
+            latency was due to chance in the arrivals. None to leave that out.
         cold: whether the first requests count, as after a start; otherwise those are left out that
             a server that is still warming up has answered.
     """
@@ -64,6 +66,7 @@ class LevelPlan:
     timeout_seconds: float
     longest_lag_ms: float | None = None
     stop: StoppingRule | None = None
+    saturation_per_second: float | None = None
     cold: bool = False
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.errors import LoadTestFailure, VoidLevelFailure
+from optimizer.load.arrival_effect import arrival_effect
 from optimizer.load.exchange import Replies
 from optimizer.load.level_plan import ClosedLoop, EndReason, LevelPlan, OpenLoop
 from optimizer.load.statistics import variance_inflation, warmup_is_over, warmup_length
@@ -75,6 +76,7 @@ def load_level(
         slices=_slices(replies, window),
         verdict=ended.verdict,
         ended=ended.reason,
+        arrival_effect=_arrival_effect(plan, streams, replies, window, measured),
         warnings=() if warmed_up or ended.verdict is not None else (_not_warmed_up(window),),
     )
 
@@ -179,6 +181,35 @@ def _nothing_due(
 def _latencies_ms(plan: LevelPlan, replies: Replies) -> NDArray[np.float64]:
     seconds = replies.done_seconds - replies.due_seconds
     return np.where(replies.good, seconds, plan.timeout_seconds) * 1e3
+
+
+def _arrival_effect(
+    plan: LevelPlan,
+    streams: Sequence[Stream],
+    replies: Replies,
+    window: tuple[float, float],
+    measured: Sequence[StreamLevel],
+) -> float:
+    """Return `LoadLevel.arrival_effect`; 0 where no single queue serves all of the requests."""
+    saturation, load = plan.saturation_per_second, plan.load
+    one_queue = len({stream.target for stream in streams}) == 1
+    poisson = all(stream.arrivals == "poisson" for stream in streams)
+    if saturation is None or not isinstance(load, OpenLoop) or not one_queue or not poisson:
+        return 0.0
+    inside = _inside(replies.due_seconds, window)
+    if not replies.good[inside].all():
+        # A timeout in place of a latency tells nothing of waiting.
+        return 0.0
+    worst = max(range(len(streams)), key=lambda n: measured[n].limit_overshoot)
+    order = np.argsort(replies.due_seconds, kind="stable")
+    return arrival_effect(
+        replies.due_seconds[order],
+        inside[order],
+        _latencies_ms(plan, replies)[inside & (replies.streams == worst)],
+        streams[worst].limit.percentile,
+        saturation,
+        load.load_factor * sum(stream.demand_per_second for stream in streams),
+    )
 
 
 def _replied_ms(replies: Replies) -> float | None:

@@ -3,6 +3,7 @@
 A queue's latency grows as 1 / (1 - utilisation): its logarithm is close to a line over
 -log(1 - utilisation), for single servers and for batches alike. The line through the measured
 levels crosses the limit at the capacity; the closer a level is to the limit, the more it counts.
+What chance in the arrivals did to a level's latency is taken out before.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Knee:
 def knee_point(level: LoadLevel, saturation: float) -> Point:
     """Return the point of a level, given the load factor of saturation."""
     worst = level.worst
-    log_excess = math.log1p(worst.limit_overshoot)
+    log_excess = math.log1p(worst.limit_overshoot) - level.arrival_effect
     if level.errors or backlog_grew(level):
         log_excess = max(log_excess, _FAILING)
     if level.verdict == "infeasible":

@@ -213,6 +213,8 @@ class LoadLevel:
         slices: equal parts of `seconds`, in time order.
         verdict: "feasible" or "infeasible" where that is proven, otherwise None.
         ended: why the level ended.
+        arrival_effect: log of the ratio of the worst stream's latency, at its limit's percentile,
+            to what average arrivals would have caused; 0 where that was not estimated.
         warnings: reasons for caution with the figures, each with its remedy.
     """
 
@@ -227,6 +229,7 @@ class LoadLevel:
     slices: tuple[Slice, ...] = ()
     verdict: LevelVerdict | None = None
     ended: str = ""
+    arrival_effect: float = 0.0
     warnings: tuple[str, ...] = ()
 
     @property

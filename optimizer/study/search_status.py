@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from optimizer.configuration.model_space import Position
-
-CONFIDENCE = 0.95
-"""Probability with which the bounds on the regret hold."""
+from optimizer.measurement.estimates import CONFIDENCE
 
 
 @dataclass(frozen=True)

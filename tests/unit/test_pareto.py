@@ -10,15 +10,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from optimizer.analysis.study_reading import read_study
 from optimizer.cli import commands
+from optimizer.commands import pareto as pareto_module
 from optimizer.commands.pareto import ParetoOptions, latency_costs
 from optimizer.configuration.serving_config import ServingConfig, describe
+from optimizer.errors import UsageError
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import Measurement
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.surrogate import learnt_forecast
 from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.calibration import calibration_points
+from optimizer.simulator.forecast import Forecast
+from optimizer.simulator.service_model import ServiceModel
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.searched_space import SearchedSpace
 from optimizer.workload.streams import LatencyLimit, Workload
@@ -144,6 +150,33 @@ def test_what_was_not_measured_and_is_predicted_to_be_much_cheaper_is_said(tmp_p
     ran = pareto(tmp_path, "--limit", "100ms")
     assert "Predicted: not measured; the simulator and the trials" in ran.output
     assert '"symbol":"triangle-up-open"' in (tmp_path / "made-up" / "pareto.html").read_text()
+
+
+def test_the_forecast_that_the_trials_correct_was_not_learnt_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would fit them too well, and the intervals of all other points would be too narrow."""
+    evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
+    shown, measured = evaluator.saturate(SLOW, SETTING.slot).measurement, SOON.measurement
+    assert shown is not None
+    assert measured is not None
+    saturated = replace(measured.levels[0], server=shown.levels[0].server)
+    trial = replace(SOON, measurement=replace(measured, levels=(saturated, *measured.levels[1:])))
+    calibrate(study(tmp_path, [(SLOW, trial)]))
+    services = list[ServiceModel]()
+
+    def taken(_: SearchedSpace, service: ServiceModel, *__: object) -> Forecast:
+        services.append(service)
+        raise UsageError("no forecast is needed")
+
+    monkeypatch.setattr(pareto_module, "forecast_within", taken)
+    # A fit of ten seconds that tells nothing here.
+    monkeypatch.setattr(learnt_forecast, "fit_variation", lambda service, _: service.variation)
+    with pytest.raises(UsageError, match="no forecast is needed"):
+        latency_costs(ParetoOptions("made-up", (100.0,), results=tmp_path))
+    own = read_study(tmp_path, "made-up")
+    assert len(own.service.observations) > len(own.calibrated.observations)
+    assert services == [own.calibrated]
 
 
 @pytest.mark.slow
