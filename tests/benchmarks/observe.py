@@ -48,8 +48,8 @@ from tests.unit.simulated_counters import Server
 OBSERVED_SECONDS, LEVEL_SECONDS = 60.0, 36.0
 _SHARES = (0.75, 0.88, 1.0, 1.12, 1.25)
 _HIGHER_SHARES = (1.5, 2.0, 2.7, 3.6)
-"""Of the predicted capacity, where levels are measured; of the latter, one after the other until the
-limit is missed."""
+"""Of the predicted capacity, where levels are measured; of the latter, one after the other, until
+the limit is missed."""
 
 _P95_SHARE = 0.7
 _PHASE_SECONDS = 2.0
