@@ -317,7 +317,7 @@ def _counters(folder: Path) -> Kind:
     def read(path: Path) -> None:
         own = observed_serving(read_recording(path), None)
         assert own.serving.instance_count
-        assert own.payloads
+        assert own.payloads.tensors is not None
 
     text = recorded(Server(served(poisson(50.0, 4))).readings(4))
     return _of_text(folder, "counters.jsonl", text, damaged_lines, read)
