@@ -35,9 +35,9 @@ _REQUESTS, _EXACT_REQUESTS = 2_000, 10_000
 _MODEL_SD = 0.05
 """Standard deviation of the logarithm of a real capacity around one simulated with its times."""
 
-_DOUBLING_SD = 0.1
-"""The same of the times of batches, for each doubling beyond those that were executed: whether a
-model takes hardly longer for them, or in proportion, no smaller batch tells."""
+_DOUBLING_SD = 0.2
+"""The same of the times of batches, for each doubling beyond the only size that was executed: one
+size does not tell whether a model takes hardly longer for them, or in proportion."""
 
 _DELAYS_US = (0, 1_000, 5_000, 20_000)
 _LONGEST_DELAY = 0.25
@@ -199,8 +199,8 @@ class Predictions:
     def best(self) -> tuple[tuple[PredictedChange, ...], PredictedChange]:
         """Return the best value of each setting alone, and the best combination."""
         current = self._learnt.serving
-        candidates = dict.fromkeys(_candidates(self._learnt))
-        rough = {model: self._capacity(model, 1.0, _REQUESTS) for model in candidates}
+        models = dict.fromkeys(candidates(self._learnt))
+        rough = {model: self._capacity(model, 1.0, _REQUESTS) for model in models}
         chosen = []
         for name in _SETTINGS:
             own = {m: rate for m, rate in rough.items() if {*changes(current, m)} <= {name}}
@@ -254,7 +254,8 @@ class Predictions:
                 sum(own * n for own, n in inferences.items()) / sum(inferences.values())
             )
         sd = self._curve(replace(model, max_batch_size=size)).log_sd
-        doublings = max(0.0, math.log2(size / self._learnt.service.largest_batch))
+        executed = self._learnt.service.executed_sizes
+        doublings = max(0.0, math.log2(size / executed[0])) if len(executed) == 1 else 0.0
         return math.exp(NORMAL_QUANTILE * math.hypot(sd, _MODEL_SD, _DOUBLING_SD * doublings))
 
     def _capacity(self, model: ModelServing, slower: float, requests: int) -> float:
@@ -345,7 +346,8 @@ def _values(model: ModelServing) -> Mapping[str, object]:
     return values
 
 
-def _candidates(learnt: Learnt) -> Iterator[ModelServing]:
+def candidates(learnt: Learnt) -> Iterator[ModelServing]:
+    """Yield the configurations that are predicted, the current one first."""
     yield learnt.serving
     size = learnt.stream.batch_size
     for model in _instance_counts(learnt.serving):

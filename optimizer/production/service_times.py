@@ -48,10 +48,15 @@ class ObservedService:
         return replace(self.model.curve(serving), outside_ms=self.outside_ms)
 
     @property
-    def largest_batch(self) -> int:
-        """The largest batch size that was executed often enough to tell its time."""
+    def executed_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that were executed often enough to tell their times, ascending."""
         [observation] = self.model.observations
-        return max(time.batch_size for time in observation.times)
+        return tuple(time.batch_size for time in observation.times)
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest of these."""
+        return self.executed_sizes[-1]
 
     def share_of_new_sizes(self, batches: Mapping[int, int]) -> float:
         """Return the share of inferences in batches above `largest_batch`."""

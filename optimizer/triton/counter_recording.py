@@ -85,4 +85,14 @@ def _reading(number: int, line: str) -> CounterReading:
         kind, rule = _KINDS[name]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UnreadableError(f"line {number}: {name}: must be {rule}")
+    rows = content.get("stats", {}).get("model_stats", [])
+    named = isinstance(rows, list) and all(
+        isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows
+    )
+    if not named:
+        raise UnreadableError(
+            f"line {number}: stats.model_stats: must list models with their names"
+        )
+    if not all(isinstance(each, dict) for each in content.get("configs", {}).values()):
+        raise UnreadableError(f"line {number}: configs: must have an object for each model")
     return CounterReading(**content)

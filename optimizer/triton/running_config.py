@@ -17,7 +17,7 @@ from optimizer.triton.deployed_config import (
     ensemble_steps,
     refusal_of,
 )
-from optimizer.triton.model_config import data_type_in, read_queue_policy
+from optimizer.triton.model_config import read_queue_policy
 from optimizer.workload.streams import Payloads, TensorSpec
 
 
@@ -55,11 +55,11 @@ def _group(group: model_config_pb2.ModelInstanceGroup) -> InstanceGroup:
 
 
 def running_payloads(config: model_config_pb2.ModelConfig) -> Payloads:
-    """Return the requests that a configuration takes, of which only their dimensions are told."""
+    """Return the requests that a configuration takes, whose dimensions alone count."""
     tensors = tuple(
         TensorSpec(
             each.name,
-            data_type_in(each),
+            "FP32",  # whatever it is: the simulator takes the dimensions alone
             tuple(f"{each.name}_{n}" if size < 0 else size for n, size in enumerate(each.dims)),
         )
         for each in config.input

@@ -5,6 +5,8 @@ configurations of them are measured at several rates around their predicted capa
 capacity is the rate at which the p95, from sending to the end of the execution, crosses the limit.
 Levels run at the same time, each on a copy of the model: sleeping models do not share cores.
 
+`--taken` observes mis-tuned configurations in simulation, and compares the advised configuration
+with the best of the candidates, both simulated with the true service times.
 `--reads` measures the processor time that one read costs the server.
 """
 
@@ -25,23 +27,29 @@ from threading import Thread
 
 import numpy as np
 import psutil
+from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from optimizer.configuration.serving_config import Batching, InstanceGroup, ModelServing
-from optimizer.production.advice import Learnt, Predictions, learn
+from optimizer.production.advice import Learnt, Predictions, advise, candidates, learn
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.batcher import Scheduler
+from optimizer.simulator.batcher import ONE_SHAPE, Scheduler, draw, open_loop
+from optimizer.simulator.network import Network
+from optimizer.simulator.prediction import Loads, OfferedStream, predict_capacity
+from optimizer.simulator.service_curve import ServiceCurve
+from optimizer.simulator.stream_estimate import network_of_model
 from optimizer.triton.counter_intervals import observed_serving
 from optimizer.triton.counter_recording import CounterReading
 from optimizer.triton.counter_source import counter_source, read_counters
 from tests.benchmarks.lab_cases import Case, Execution
-from tests.benchmarks.lab_server import LabServer, lab_server
+from tests.benchmarks.lab_server import LabServer, config_of, lab_server
+from tests.unit.simulated_counters import Server
 
 OBSERVED_SECONDS, LEVEL_SECONDS = 60.0, 36.0
 _SHARES = (0.75, 0.88, 1.0, 1.12, 1.25)
-_HIGHER_SHARES = (1.5, 1.9, 2.4, 3.0, 3.7)
-"""Of the predicted capacity, where levels are measured; the latter where all the others are within
-the limit."""
+_HIGHER_SHARES = (1.5, 2.0, 2.7, 3.6)
+"""Of the predicted capacity, where levels are measured; of the latter, one after the other, until
+the limit is missed."""
 
 _P95_SHARE = 0.7
 _PHASE_SECONDS = 2.0
@@ -212,9 +220,11 @@ def rows(server: LabServer) -> Iterator[Row]:
             p95 = predictions.p95(model, rate)
             rates = [rate, *(share * capacity.value for share in _SHARES)]
             p95s = measured(server, start, scheduler, rates)
-            if max(p95s) < start.limit_ms:
-                rates += (higher := [share * capacity.value for share in _HIGHER_SHARES])
-                p95s += measured(server, start, scheduler, higher)
+            for share in _HIGHER_SHARES:
+                if max(p95s) > start.limit_ms:
+                    break
+                rates.append(share * capacity.value)
+                p95s += measured(server, start, scheduler, rates[-1:])
             yield Row(
                 number, change, learnt.check.trusted,
                 capacity.value, (capacity.low, capacity.high),
@@ -244,6 +254,74 @@ def summary(table: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+MISTUNED = (
+    Start(20, 4, _batched(8, 60_000), 40, False, ()),
+    Start(20, 4, _batched(2), 40, False, ()),
+    Start(20, 4, Scheduler(8, dynamic=False, free_dimensions=False), 28, False, ()),
+    Start(40, 6, _batched(16, 100_000), 18, False, ()),
+    Start(40, 6, _batched(4), 24, True, ()),
+    Start(30, 8, _batched(8, 0, 4), 60, False, ()),
+    Start(10, 1.5, _batched(16, 40_000), 70, False, ()),
+    Start(10, 1.5, Scheduler(16, (2,), 0, free_dimensions=False), 100, False, ()),
+    Start(10, 1.5, _batched(16, 20_000), 60, True, ()),
+    Start(5, 5, _batched(16, 30_000), 60, False, ()),
+)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Advice on a mis-tuned configuration.
+
+    Attributes:
+        extra_cost: of the advised configuration over the best candidate, at their true capacities.
+        holds: whether the advised replicas keep the limit at the peak, with the true times.
+    """
+
+    advice: str
+    extra_cost: float
+    holds: bool
+
+
+def taken(start: Start) -> Taken:
+    """Observe a simulated server, and take the advice."""
+    case = case_of(start, start.scheduler, start.rate, OBSERVED_SECONDS, 1)
+    config = json_format.MessageToDict(
+        config_of(case, Path("log")), preserving_proto_field_name=True
+    )
+    curve = true_curve(start, start.scheduler.max_batch_size, start.scheduler.instances)
+    draws = draw(len(case.due_ms), 0.02, ONE_SHAPE, np.random.default_rng(1))
+    simulation = open_loop(start.scheduler, curve, case.due_ms, draws)
+    readings = Server(simulation).readings(int(OBSERVED_SECONDS))
+    readings[0] = replace(readings[0], configs={"bert": {**config, "name": "bert"}})
+    own = observed_serving(readings, None)
+    learnt = learn(own.serving, own.payloads, own.intervals, start.limit_ms)
+    best = advise(learnt, concurrency).best
+    offered = OfferedStream(learnt.stream.arrivals, learnt.stream.limit)
+
+    def network(model: ModelServing) -> Network:
+        truth = true_curve(start, model.max_batch_size, model.instance_count)
+        return network_of_model(model, truth, learnt.stream)
+
+    capacities = {
+        model: predict_capacity(network(model), (offered,), 64, 0).per_second
+        for model in dict.fromkeys(candidates(learnt))
+    }
+    p95_ms = math.inf
+    if best.replicas is not None:
+        loads = Loads(network(best.serving), (offered,), 20_000, 0)
+        [level] = loads.levels(learnt.demand.peak_per_second / best.replicas, (95.0,))
+        p95_ms = level.latency_ms(95.0)
+    extra = max(capacities.values()) / max(capacities[best.serving], 1e-9) - 1
+    return Taken(best.name, extra, p95_ms <= start.limit_ms)
+
+
+def true_curve(start: Start, largest: int, instances: int) -> ServiceCurve:
+    """Return the times of a model that sleeps."""
+    sizes = (1, largest) if largest > 1 else (1,)
+    times = tuple(start.fixed_ms + start.each_ms * size for size in sizes)
+    return ServiceCurve(sizes, times, spread=0.02, busy_factors=(1.0,) * instances)
+
+
 def read_cost() -> str:
     """Return the server's processor time of one read of all counters."""
     reads = 500
@@ -266,10 +344,15 @@ def main() -> None:
     """Print every change, and a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reads", action="store_true", help="measure what a read costs")
+    parser.add_argument("--taken", action="store_true", help="take the advice, in simulation")
     parser.add_argument("--record", type=Path, help="file that the rows are written to")
     given = parser.parse_args()
     if given.reads:
         sys.stdout.write(read_cost() + "\n")
+        return
+    if given.taken:
+        for start in MISTUNED:
+            sys.stdout.write(f"{taken(start)}\n")
         return
     table = []
     with tempfile.TemporaryDirectory() as folder, lab_server(Path(folder)) as server:

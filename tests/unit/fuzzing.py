@@ -49,10 +49,13 @@ from optimizer.space_file.reader import load_space
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
 from optimizer.study.searched_space import read_searched
+from optimizer.triton.counter_intervals import observed_serving
+from optimizer.triton.counter_recording import read_recording
 from optimizer.workload.data_types import NUMPY_TYPES
 from optimizer.workload.streams import Payloads, TensorSpec
 from optimizer.workload.text_pattern import draw_texts
 from tests.unit.exported import Exportable
+from tests.unit.simulated_counters import Server, poisson, recorded, served
 from tests.unit.studies import HARDWARE, PRICE, four_points, small_space
 from tests.unit.tables import recorded_table
 
@@ -310,6 +313,16 @@ def _trace(folder: Path) -> Kind:
     return Kind([*kind.files, other], kind.damage, kind.read, kind.codes)
 
 
+def _counters(folder: Path) -> Kind:
+    def read(path: Path) -> None:
+        own = observed_serving(read_recording(path), None)
+        assert own.serving.instance_count
+        assert own.payloads.tensors is not None
+
+    text = recorded(Server(served(poisson(50.0, 4))).readings(4))
+    return _of_text(folder, "counters.jsonl", text, damaged_lines, read)
+
+
 REQUESTS = Payloads(
     (
         TensorSpec("IDS", "INT64", ("length",), from_file=True),
@@ -476,6 +489,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "space": _space,
     "condition": _condition,
     "trace": _trace,
+    "counters": _counters,
     "requests": _requests,
     "perf_analyzer": _perf_analyzer,
     "pattern": _pattern,

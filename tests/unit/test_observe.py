@@ -305,6 +305,7 @@ def _numbers(content: dict[str, Any]) -> dict[str, Any]:
         ('{"seconds": "now"}', "line 2: seconds: must be a number"),
         ('{"seconds": 1, "stat": {}}', "line 2: stat: must be one of seconds, replica"),
         ('{"seconds": 1, "stats": []}', "line 2: stats: must be an object"),
+        ('{"seconds": 1, "stats": {"model_stats": [1]}}', "line 2: stats.model_stats: must list"),
     ],
 )
 def test_a_wrong_line_of_a_recording_is_named(tmp_path: Path, line: str, message: str) -> None:
