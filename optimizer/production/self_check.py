@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.measurement.counters import CounterInterval, joined_split
 from optimizer.measurement.level import ServerSplit
 from optimizer.production.demand import ObservedDemand, by_replica, recent, trace_of
 from optimizer.production.service_times import ObservedService
+from optimizer.simulator.network import Network
 from optimizer.simulator.predicted_values import PredictedLevel
 from optimizer.simulator.prediction import Loads, OfferedStream
 from optimizer.simulator.stream_estimate import network_of_model
@@ -102,64 +103,93 @@ def check_observation(
 ) -> SelfCheck:
     """Simulate each replica under its own arrivals, as counted in each interval."""
     network = network_of_model(serving, service.curve(serving), stream)
-    observed: list[tuple[ServerSplit, float]] = []
-    simulated: list[PredictedLevel] = []
-    latencies: list[NDArray[np.float64]] = []
-    kept: list[CounterInterval] = []
-    for own in map(recent, by_replica(intervals)):
-        split, seconds = joined_split(own), sum(each.seconds for each in own)
-        if not split.requests:
-            continue
-        trace = trace_of(own, demand.dispersion)
-        loads = Loads(
-            network,
-            (OfferedStream(trace, LatencyLimit(95.0, math.inf)),),
-            split.requests,
-            _SEED,
-        )
-        rate = split.requests / seconds
-        simulated += loads.levels(rate, (95.0,))
-        latencies += loads.latencies_ms(rate)
-        observed.append((split, rate))
-        kept += own
-    weights = np.array([rate for _, rate in observed])
-    share = weights / weights.sum()
-
-    def pooled(figure: Callable[[PredictedLevel], float]) -> float:
-        return float(share @ [figure(level) for level in simulated])
-
-    split = joined_split(kept)
-    rate = float(weights.sum())
-    achieved = float(sum(level.achieved_per_second for level in simulated))
-    mean_batch = split.inferences / split.executions
-    executions_ms = split.compute_ms
-    queue_error = _standard_error(kept, lambda own: own.queue_ms)
-    batch_error = _standard_error(kept, lambda own: own.inferences / max(own.executions, 1))
-    busy = utilisation(kept, serving)
-    figures = (
-        CheckedFigure(
-            _QUEUE,
-            "ms",
-            split.queue_ms,
-            pooled(lambda level: level.mean_queue_ms),
-            max(0.2 * split.queue_ms, 0.05 * executions_ms, _ERRORS * queue_error),
-        ),
-        CheckedFigure(
-            _BATCH,
-            "inferences",
-            mean_batch,
-            pooled(lambda level: level.bottleneck.mean_batch),
-            max(0.1 * mean_batch, _ERRORS * batch_error),
-        ),
-        CheckedFigure(_RATE, "requests/s", rate, achieved, 0.05 * rate),
-        CheckedFigure(
-            _BUSY, "", busy, pooled(lambda level: level.utilisation), max(0.1 * busy, 0.02)
-        ),
-    )
+    kept = [own for own in map(recent, by_replica(intervals)) if joined_split(own).requests]
+    simulated = _Simulated([_loads(network, own, demand) for own in kept], [*map(_rate, kept)])
+    observed = [each for own in kept for each in own]
+    rate, busy = sum(simulated.rates), utilisation(observed, serving)
     return SelfCheck(
-        figures,
-        float(np.percentile(np.concatenate(latencies), 95)),
-        saturated=busy > 0.97 or achieved < 0.97 * rate,
+        (
+            _queue(observed, simulated),
+            _batch(observed, simulated),
+            CheckedFigure(_RATE, "requests/s", rate, simulated.achieved_per_second, 0.05 * rate),
+            CheckedFigure(
+                _BUSY,
+                "",
+                busy,
+                simulated.mean(lambda level: level.utilisation),
+                max(0.1 * busy, 0.02),
+            ),
+        ),
+        simulated.p95_ms,
+        saturated=busy > 0.97 or simulated.achieved_per_second < 0.97 * rate,
+    )
+
+
+def _rate(intervals: Sequence[CounterInterval]) -> float:
+    return joined_split(intervals).requests / sum(each.seconds for each in intervals)
+
+
+def _loads(network: Network, own: Sequence[CounterInterval], demand: ObservedDemand) -> Loads:
+    """Return loads of one replica with the arrivals that it counted."""
+    offered = OfferedStream(trace_of(own, demand.dispersion), LatencyLimit(95.0, math.inf))
+    return Loads(network, (offered,), joined_split(own).requests, _SEED)
+
+
+@dataclass(frozen=True)
+class _Simulated:
+    """The replicas as simulated, each at its observed rate."""
+
+    loads: Sequence[Loads]
+    rates: Sequence[float]
+
+    @cached_property
+    def levels(self) -> Sequence[PredictedLevel]:
+        return [
+            level
+            for loads, rate in zip(self.loads, self.rates, strict=True)
+            for level in loads.levels(rate, (95.0,))
+        ]
+
+    @property
+    def achieved_per_second(self) -> float:
+        return float(sum(level.achieved_per_second for level in self.levels))
+
+    @property
+    def p95_ms(self) -> float:
+        latencies = [
+            each
+            for loads, rate in zip(self.loads, self.rates, strict=True)
+            for each in loads.latencies_ms(rate)
+        ]
+        return float(np.percentile(np.concatenate(latencies), 95))
+
+    def mean(self, figure: Callable[[PredictedLevel], float]) -> float:
+        """Return the mean of a figure over the replicas, weighted by their rates."""
+        return float(np.average([figure(level) for level in self.levels], weights=self.rates))
+
+
+def _queue(observed: Sequence[CounterInterval], simulated: _Simulated) -> CheckedFigure:
+    split = joined_split(observed)
+    error = _standard_error(observed, lambda own: own.queue_ms)
+    return CheckedFigure(
+        _QUEUE,
+        "ms",
+        split.queue_ms,
+        simulated.mean(lambda level: level.mean_queue_ms),
+        max(0.2 * split.queue_ms, 0.05 * split.compute_ms, _ERRORS * error),
+    )
+
+
+def _batch(observed: Sequence[CounterInterval], simulated: _Simulated) -> CheckedFigure:
+    split = joined_split(observed)
+    mean_batch = split.inferences / split.executions
+    error = _standard_error(observed, lambda own: own.inferences / max(own.executions, 1))
+    return CheckedFigure(
+        _BATCH,
+        "inferences",
+        mean_batch,
+        simulated.mean(lambda level: level.bottleneck.mean_batch),
+        max(0.1 * mean_batch, _ERRORS * error),
     )
 
 
