@@ -292,7 +292,7 @@ class Predictions:
         new = executed.share_of_new_sizes(batches)
         if new > _NEW_SHARE:
             yield (
-                f"batches above {executed.largest_batch} were executed hardly or never, and would "
+                f"batches above {executed.largest_batch} were hardly or never executed, and would "
                 f"have {new:.0%} of the inferences at the peak"
             )
         if model.instance_count != self._learnt.serving.instance_count:

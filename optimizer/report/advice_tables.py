@@ -114,7 +114,7 @@ def _service(advice: Advice) -> Table:
     shown = [each for each in service.split.batches if each.inferences >= _LEAST_SHARE * total]
     varied = f"Single executions vary by {form.percent(service.spread)}."
     if service.largest_batch < largest:
-        varied += f" Batches above {service.largest_batch} were executed hardly or never."
+        varied += f" Batches above {service.largest_batch} were hardly or never executed."
     return table_of("Executed batches, ms", columns, shown, notes=(varied,))
 
 
@@ -144,40 +144,51 @@ def _interval(own: Interval, text: Callable[[float], str]) -> str:
 
 def _changes(advice: Advice) -> Table:
     now = advice.learnt.replicas
+
+    def name(own: PredictedChange) -> str:
+        if own is advice.current:
+            return "as it is now"
+        return own.name if own.changed else "number of replicas alone"
+
+    def count(value: int | None) -> str:
+        return form.MISSING if value is None else form.count(value)
+
+    def usd(value: float | None) -> str:
+        return form.MISSING if value is None else form.usd(value)
+
     columns: Mapping[str, Callable[[PredictedChange], str]] = {
-        "change": lambda own: f"as it is, {now} now" if own is advice.current else own.name,
+        "change": name,
         "capacity/s": lambda own: _interval(own.capacity_per_second, form.rate),
-        "replicas": lambda own: form.MISSING if own.replicas is None else form.count(own.replicas),
-        "at mean": lambda own: (
-            form.MISSING if own.replicas_at_mean is None else form.count(own.replicas_at_mean)
-        ),
+        "replicas": lambda own: count(now if own is advice.current else own.replicas),
+        "at mean": lambda own: count(now if own is advice.current else own.replicas_at_mean),
         "p95 ms": lambda own: (
             form.MISSING if own.p95_ms is None else _interval(own.p95_ms, form.milliseconds)
         ),
-        "$/hour": lambda own: (
-            form.MISSING if own.usd_per_hour is None else form.usd(own.usd_per_hour)
+        "$/hour": lambda own: usd(
+            advice.usd_per_hour if own is advice.current else own.usd_per_hour
         ),
         "load-test first": lambda own: "yes" if own.test_first else "no",
     }
     rows = dict.fromkeys((advice.current, advice.needed, *advice.alone, advice.best))
     limit_ms = advice.learnt.stream.limit.latency_ms
-    title = f"Predicted of one replica, within {limit_ms:.4g} ms (p{PERCENTILE:g})"
+    title = f"Predictions within {limit_ms:.4g} ms (p{PERCENTILE:g})"
     notes = (
         "capacity/s: requests/s of one replica within the limit, with an interval of 95 %; "
-        "replicas: that suffice for the peak, and for the mean demand, by its lower bound; p95: in "
-        "the server at the peak, with these replicas; in the first row, with those that there are.",
+        "replicas, at mean: those that suffice for the peak, and for the mean demand, by the lower "
+        "bound of the capacity, or those of now; p95: in the server at the peak, with these "
+        "replicas; $/hour: of the replicas for the peak.",
     )
     return table_of(title, columns, rows, notes=notes, texts=("change",))
 
 
 def _conclusion(advice: Advice) -> Iterator[Line]:
     now, needed, best = advice.learnt.replicas, advice.needed, advice.best
-    yield Line(_fleet(now, needed), "good" if (needed.replicas or now) < now else "plain")
+    yield Line(_fleet(advice, needed), "good" if (needed.replicas or now) < now else "plain")
     yield from _tests(needed)
     if best.changed:
-        yield Line(f"Best change: {best.name}. " + _fleet(now, best), "good")
+        yield Line(f"Best change: {best.name}. {_fleet(advice, best)}", "good")
         if best.replicas is not None and best.replicas == needed.replicas:
-            yield Line("It saves no replica at this demand, but leaves more room.")
+            yield Line("It saves no further replica at this demand, but leaves more room.")
         yield from _tests(best)
     else:
         yield Line("No change of these settings serves clearly more.")
@@ -191,13 +202,18 @@ def _tests(change: PredictedChange) -> Iterator[Line]:
         yield Line(f"Load-test first: {reason}.", "warning")
 
 
-def _fleet(now: int, change: PredictedChange) -> str:
+def _fleet(advice: Advice, change: PredictedChange) -> str:
+    """Return how many replicas a change needs, and what they save."""
+    now = advice.learnt.replicas
     subject = "With it" if change.changed else "As it is"
     if change.replicas is None:
         return f"{subject}, no number of replicas is within the limit."
     one = change.replicas == 1
     needed = "1 replica suffices" if one else f"{change.replicas} replicas suffice"
-    return f"{subject}, {needed} for the peak; there {'is' if now == 1 else 'are'} {now} now."
+    text = f"{subject}, {needed} for the peak; there {'is' if now == 1 else 'are'} {now} now."
+    if advice.usd_per_hour is None or change.usd_per_hour is None or change.replicas >= now:
+        return text
+    return f"{text} That saves {form.usd(advice.usd_per_hour - change.usd_per_hour)} an hour."
 
 
 def drift_parts(compared: Sequence[DriftFigure]) -> Iterator[Part]:

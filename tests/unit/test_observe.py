@@ -29,9 +29,12 @@ from optimizer.files.arrival_trace import read_trace
 from optimizer.files.untrusted_yaml import parse_yaml
 from optimizer.measurement.cost import Price
 from optimizer.measurement.counters import joined_split
-from optimizer.production.advice import Advice, Learnt, Predictions, advise, changes, learn
+from optimizer.production.advice import Advice, Learnt, advise, changes, learn
 from optimizer.production.demand import observed_demand, trace_of
 from optimizer.production.mean_batches import with_batch_sizes
+from optimizer.report.advice_tables import advice_parts
+from optimizer.report.number_formats import usd
+from optimizer.report.table import Line, Table
 from optimizer.search.level_runner import concurrency
 from optimizer.triton.counter_intervals import ObservedServing, observed_serving
 from optimizer.triton.counter_recording import CounterReading, read_recording
@@ -48,6 +51,7 @@ from tests.unit.simulated_counters import (
     recorded,
     served,
 )
+from tests.unit.studies import PRICE
 
 SECONDS = 60
 BUSY = Server(served(poisson(60.0, SECONDS)))
@@ -98,18 +102,29 @@ def test_capacity_and_latency_are_those_of_a_simulation_of_the_truth(advice: Adv
     assert predicted.low < p95(advice.learnt.demand.peak_per_second) < predicted.high
 
 
-def test_replicas_that_are_too_many_are_told() -> None:
+def test_replicas_that_are_too_many_are_told_with_what_they_cost() -> None:
     readings = []
     for n in range(3):
         readings += Server(served(poisson(20.0, SECONDS, seed=n)), f"gpu-{n}:8001").readings(
             SECONDS
         )
-    learnt = learnt_from(readings)
+    own = observed(readings)
+    learnt = learn(own.serving, own.payloads, own.intervals, 150.0)
     assert learnt.replicas == 3
-    needed = Predictions(learnt, concurrency, None).exact(learnt.serving).replicas
+    assert learnt.demand.mean_per_second == pytest.approx(60, rel=0.05)
+    advice = advise(learnt, concurrency, PRICE)
+    needed = advice.needed.replicas
     assert needed is not None
     assert needed < 3
-    assert learnt.demand.mean_per_second == pytest.approx(60, rel=0.05)
+    parts = [*advice_parts(advice, own.intervals, own.quantiles_ms, (), limit_given=True)]
+    [table] = [x for x in parts if isinstance(x, Table) and x.title.startswith("Predictions")]
+    figures = [(row[0], row[2], row[5]) for row in table.rows[:2]]
+    assert figures == [
+        ("as it is now", "3", "$1.08"),
+        ("number of replicas alone", str(needed), usd(needed * PRICE.usd_per_hour)),
+    ]
+    told = " ".join(each.text for each in parts if isinstance(each, Line))
+    assert f"there are 3 now. That saves {usd((3 - needed) * PRICE.usd_per_hour)} an hour." in told
 
 
 def test_without_batching_the_advice_is_to_batch_and_to_test_it() -> None:
@@ -122,7 +137,7 @@ def test_without_batching_the_advice_is_to_batch_and_to_test_it() -> None:
     assert own.learnt.serving.batching is None
     [batched] = [each for each in own.alone if each.serving.batching is not None]
     assert "batching on" in batched.name
-    assert "executed hardly or never" in " ".join(batched.test_first)
+    assert "hardly or never executed" in " ".join(batched.test_first)
     # Batches that never ran keep their uncertainty.
     assert batched.capacity_per_second.high > 1.5 * batched.capacity_per_second.low
 
