@@ -916,7 +916,7 @@ def test_the_quickstart_searches_three_runtimes_in_minutes() -> None:
     runtimes = {spec.runtime for spec in space.search_space.artifacts}
     assert runtimes == {"pytorch", "onnxruntime", "openvino"}
     assert space.budget.trials >= 10
-    assert space.budget.wall_clock_seconds <= 5 * 60
+    assert space.budget.wall_clock_seconds <= 10 * 60
 
 
 SCHEMA = json_schema()
