@@ -104,7 +104,9 @@ def check_observation(
     """Simulate each replica under its own arrivals, as counted in each interval."""
     network = network_of_model(serving, service.curve(serving), stream)
     kept = [own for own in map(recent, by_replica(intervals)) if joined_split(own).requests]
-    simulated = _Simulated([_loads(network, own, demand) for own in kept], [*map(_rate, kept)])
+    simulated = _SimulatedReplicas(
+        [_loads(network, own, demand) for own in kept], [*map(_rate, kept)]
+    )
     observed = [each for own in kept for each in own]
     rate, busy = sum(simulated.rates), utilisation(observed, serving)
     return SelfCheck(
@@ -136,7 +138,7 @@ def _loads(network: Network, own: Sequence[CounterInterval], demand: ObservedDem
 
 
 @dataclass(frozen=True)
-class _Simulated:
+class _SimulatedReplicas:
     """The replicas as simulated, each at its observed rate."""
 
     loads: Sequence[Loads]
@@ -168,7 +170,7 @@ class _Simulated:
         return float(np.average([figure(level) for level in self.levels], weights=self.rates))
 
 
-def _queue(observed: Sequence[CounterInterval], simulated: _Simulated) -> CheckedFigure:
+def _queue(observed: Sequence[CounterInterval], simulated: _SimulatedReplicas) -> CheckedFigure:
     split = joined_split(observed)
     error = _standard_error(observed, lambda own: own.queue_ms)
     return CheckedFigure(
@@ -180,7 +182,7 @@ def _queue(observed: Sequence[CounterInterval], simulated: _Simulated) -> Checke
     )
 
 
-def _batch(observed: Sequence[CounterInterval], simulated: _Simulated) -> CheckedFigure:
+def _batch(observed: Sequence[CounterInterval], simulated: _SimulatedReplicas) -> CheckedFigure:
     split = joined_split(observed)
     mean_batch = split.inferences / split.executions
     error = _standard_error(observed, lambda own: own.inferences / max(own.executions, 1))
