@@ -29,7 +29,7 @@ def deployed_source(repository: Path, observed: ObservedServing) -> RepositorySo
         UsageError: where it is not there, or is configured otherwise than what is served.
     """
     folder = repository / observed.model
-    source = find_model(folder if folder.is_dir() else repository)
+    source = find_model(folder if folder.is_dir() else repository, "--repository")
     own, served = (
         deployed_values(each) for each in (read_deployed(source.folder)[1], observed.config)
     )

@@ -16,7 +16,7 @@ from optimizer.errors import RequirementError, TrialFailure, UsageError
 from optimizer.files.request_payloads import rows_of_file
 from optimizer.files.untrusted import is_safe_name
 from optimizer.machine.slots import local_slot
-from optimizer.triton.deployed_config import ensemble_steps, is_model_folder, read_if_present
+from optimizer.triton.deployed_config import ensemble_steps, model_folders, read_if_present
 from optimizer.triton.deployed_loading import loaded_as_it_is
 from optimizer.triton.observed_calls import attributed_calls, count_calls
 from optimizer.workload.model_spec import ModelSpec, RepositorySource
@@ -96,8 +96,8 @@ def _in_load_order(source: RepositorySource) -> Iterator[str]:
     """
     names = [
         folder.name
-        for folder in sorted(source.repository.iterdir())
-        if is_safe_name(folder.name) and is_model_folder(folder) and folder.name != source.model
+        for folder in model_folders(source.repository)
+        if is_safe_name(folder.name) and folder.name != source.model
     ]
     yield from sorted(names, key=lambda name: _is_ensemble(source.step(name)))
     yield source.model

@@ -12,7 +12,7 @@ from optimizer.configuration.runtimes import HOSTED_PACKAGE, session_file
 from optimizer.errors import UsageError
 from optimizer.files.shipped import shipped
 from optimizer.study.events import Note, Watcher
-from optimizer.triton.deployed_config import is_model_folder
+from optimizer.triton.deployed_config import model_folders
 from optimizer.triton.deployed_pipeline import composing_models
 from optimizer.triton.model_code import code_files, files_below
 from optimizer.workload.model_spec import ModelSpec, RepositorySource
@@ -60,7 +60,7 @@ def _links_of(model: ModelSpec) -> Iterator[str]:
 def _folders(source: RepositorySource) -> Iterator[Path]:
     """Yield the folders of the models that a source is composed of, or that may be called."""
     if source.calls is None:  # every model of the repository is loaded to observe the calls
-        yield from (each for each in sorted(source.repository.iterdir()) if is_model_folder(each))
+        yield from model_folders(source.repository)
         return
     called = (call.model for _, calls in source.calls for call in calls)
     yield from (part.folder for part in composing_models(source))

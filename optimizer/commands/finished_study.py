@@ -12,6 +12,7 @@ from optimizer.search.winner_phase import WinnerTest, missing_tests
 from optimizer.space_file.reader import Budget
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.history import History
+from optimizer.study.search_status import is_certified
 
 
 def finished_summary(
@@ -42,9 +43,8 @@ def finished_summary(
 
 def has_certified(regret_bound: float | None, budget: Budget) -> bool:
     """Return whether a bound on the regret is as low as the budget states, if it states one."""
-    if budget.regret_percent is None:
-        return True
-    return regret_bound is not None and regret_bound <= budget.regret_percent / 100
+    percent = budget.regret_percent
+    return percent is None or is_certified(regret_bound, percent)
 
 
 def _is_exported(study: StudyReading) -> bool:

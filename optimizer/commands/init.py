@@ -18,6 +18,7 @@ from optimizer.triton.deployed_config import (
     CONFIG_FILE,
     backend_of,
     is_model_folder,
+    model_folders,
     read_if_present,
 )
 from optimizer.triton.observed_calls import calls_in_code
@@ -75,8 +76,11 @@ def _complete(source: RepositorySource) -> RepositorySource:
     return source
 
 
-def find_model(given: Path) -> RepositorySource:
+def find_model(given: Path, option: str = "--from") -> RepositorySource:
     """Return the model of a folder, which is a model's or a repository's with one model.
+
+    Args:
+        option: that gave the folder, for errors.
 
     Raises:
         UsageError: when there is no model, or which of several is meant is open.
@@ -84,16 +88,16 @@ def find_model(given: Path) -> RepositorySource:
     # Normalised, so that the last part is a name; symbolic links stay.
     folder = Path(os.path.normpath(given.absolute()))
     if not folder.is_dir():
-        raise UsageError(f"--from: {given} must be a model repository, or REPOSITORY/MODEL")
+        raise UsageError(f"{option}: {given} must be a model repository, or REPOSITORY/MODEL")
     if is_model_folder(folder):
         return RepositorySource(folder.parent, folder.name)
-    models = sorted(each.name for each in folder.iterdir() if is_model_folder(each))
+    models = [each.name for each in model_folders(folder)]
     if not models:
         raise UsageError(
-            f"--from: {given} holds no model: each is a folder with {CONFIG_FILE} and a folder "
+            f"{option}: {given} holds no model: each is a folder with {CONFIG_FILE} and a folder "
             "for each version, such as 1"
         )
     if len(models) > 1:
         listed = "\n  ".join(str(given / model) for model in models)
-        raise UsageError(f"--from: {given} holds several models; give one of\n  {listed}")
+        raise UsageError(f"{option}: {given} holds several models; give one of\n  {listed}")
     return RepositorySource(folder, models[0])

@@ -26,7 +26,7 @@ from optimizer.search.level_runner import concurrency
 from optimizer.triton.counter_intervals import ObservedServing, observed_serving
 from optimizer.triton.counter_recording import CounterReading, read_recording
 from optimizer.triton.counter_source import metrics_url, read_counters
-from optimizer.triton.deployed_config import is_model_folder, read_deployed
+from optimizer.triton.deployed_config import is_model_folder, model_folders, read_deployed
 from optimizer.triton.prometheus_source import check_selector, read_prometheus
 
 SCHEMA_VERSION = 1
@@ -139,7 +139,39 @@ class ObserveResult:
 
     def to_json(self) -> Mapping[str, Any]:
         """Return it for programs."""
-        return _to_json(self)
+        observed, advice, learnt = self.observed, self.advice, self.advice.learnt
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": observed.model,
+            "version": observed.version,
+            "replicas": list(observed.replicas),
+            "notes": list(observed.notes),
+            "demand": {
+                name: value for name, value in asdict(learnt.demand).items() if name != "arrivals"
+            }
+            | {"arrivals": learnt.demand.arrivals_text},
+            "service": {
+                "split": asdict(learnt.service.split),
+                "spread": learnt.service.spread,
+                "outside_ms": learnt.service.outside_ms,
+            },
+            "self_check": {
+                "trusted": learnt.check.trusted,
+                "reasons": list(learnt.check.reasons),
+                "figures": [
+                    asdict(each) | {"agrees": each.agrees} for each in learnt.check.figures
+                ],
+            },
+            "limit_ms": learnt.stream.limit.latency_ms,
+            "limit_given": self.given_limit_ms is not None,
+            "price": asdict(advice.price) if advice.price is not None else None,
+            "usd_per_hour": advice.current.usd_per_hour,
+            "current": asdict(advice.current),
+            "needed": asdict(advice.needed),
+            "alone": [asdict(each) for each in advice.alone],
+            "best": asdict(advice.best),
+            "after": [asdict(each) for each in self.compared],
+        }
 
 
 @one_blas_thread()
@@ -222,47 +254,14 @@ def _readings(options: ObserveOptions) -> Sequence[CounterReading]:
 
 def _scraped(options: ObserveOptions, url: str) -> Sequence[CounterReading]:
     """Return what a Prometheus has scraped, with the configurations of the repository."""
-    assert options.repository is not None, "checked with the options"
-    folders = (
-        [options.repository]
-        if is_model_folder(options.repository)
-        else [folder for folder in sorted(options.repository.iterdir()) if is_model_folder(folder)]
-    )
+    repository = options.repository
+    assert repository is not None, "checked with the options"
+    if not repository.is_dir():
+        raise UsageError(
+            f"--repository: {repository} must be a model repository, or one model of it"
+        )
+    folders = [repository] if is_model_folder(repository) else model_folders(repository)
     configs = {folder.name: read_deployed(folder)[1] for folder in folders}
     for name, config in configs.items():
         config.name = name
     return read_prometheus(url, options.query_seconds, options.selector, configs)
-
-
-def _to_json(result: ObserveResult) -> Mapping[str, Any]:
-    observed, advice, learnt = result.observed, result.advice, result.advice.learnt
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model": observed.model,
-        "version": observed.version,
-        "replicas": list(observed.replicas),
-        "notes": list(observed.notes),
-        "demand": {
-            name: value for name, value in asdict(learnt.demand).items() if name != "arrivals"
-        }
-        | {"arrivals": learnt.demand.arrivals_text},
-        "service": {
-            "split": asdict(learnt.service.split),
-            "spread": learnt.service.spread,
-            "outside_ms": learnt.service.outside_ms,
-        },
-        "self_check": {
-            "trusted": learnt.check.trusted,
-            "reasons": list(learnt.check.reasons),
-            "figures": [asdict(each) | {"agrees": each.agrees} for each in learnt.check.figures],
-        },
-        "limit_ms": learnt.stream.limit.latency_ms,
-        "limit_given": result.given_limit_ms is not None,
-        "price": asdict(advice.price) if advice.price is not None else None,
-        "usd_per_hour": advice.usd_per_hour,
-        "current": asdict(advice.current),
-        "needed": asdict(advice.needed),
-        "alone": [asdict(each) for each in advice.alone],
-        "best": asdict(advice.best),
-        "after": [asdict(each) for each in result.compared],
-    }

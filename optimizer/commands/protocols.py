@@ -36,8 +36,8 @@ def protocol_of(
         warmup_seconds=settings.warmup_seconds,
         check_timeout_seconds=max(_SHORTEST_TIMEOUT_SECONDS, _TIMEOUT_LIMITS * longest_seconds),
     )
-    check_seconds = protocol.warmup_seconds + _FIRST_CHECK * protocol.check_seconds
-    least = protocol.shortest_saturation_seconds + check_seconds
+    levels = protocol.shortest_saturation_seconds, _FIRST_CHECK * protocol.check_seconds
+    least = sum(protocol.warmup_seconds + seconds for seconds in levels)
     return replace(protocol, load_seconds=max(protocol.load_seconds, least))
 
 

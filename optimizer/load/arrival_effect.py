@@ -69,9 +69,12 @@ def _average_log_wait(utilisation: float, percentile: float, counted: int, befor
     rng = np.random.default_rng(0)
     number = before + counted
     counts = np.arange(number) >= before
-    draws = rng.exponential(1 / max(utilisation, 0.01), (_REPLICATIONS, number))
-    due = np.cumsum(draws, axis=1)
-    return float(np.mean([_log_wait(each, counts, percentile) for each in due]))
+    mean_gap = 1 / max(utilisation, 0.01)
+    waits = []
+    for _ in range(_REPLICATIONS):  # one after the other: long levels have 100,000s of requests
+        due = np.cumsum(rng.exponential(mean_gap, number))
+        waits.append(_log_wait(due, counts, percentile))
+    return float(np.mean(waits))
 
 
 def _rounded(number: int) -> int:

@@ -78,8 +78,8 @@ class CapacityProtocol:
 
     @property
     def shortest_saturation_seconds(self) -> float:
-        """Duration of a saturated level whose rate is known at once, with its warm-up."""
-        return self.warmup_seconds + self.saturation_seconds / 4
+        """Duration of a saturated level whose rate is known at once."""
+        return self.saturation_seconds / 4
 
     def level_seconds(self, requests: int, per_second: float) -> float:
         """Return the length of an open-loop level with at least so many requests at a rate."""
@@ -184,7 +184,7 @@ class CapacitySearch:
     def saturate(self, concurrency: int) -> None:
         """Run the closed loop that a search begins with."""
         protocol = self._protocol
-        least = protocol.shortest_saturation_seconds - protocol.warmup_seconds
+        least = protocol.shortest_saturation_seconds
         stop = RateConverged(protocol.warmup_seconds, least, protocol.resolution / 2)
         timeout = protocol.saturation_timeout_seconds
         level = self._level(ClosedLoop(concurrency), protocol.saturation_seconds, timeout, stop)

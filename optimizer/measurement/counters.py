@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from optimizer.measurement.level import BatchPoint, ServerSplit
 
@@ -31,6 +32,27 @@ class CounterInterval:
     def end_seconds(self) -> float:
         """When it ended, since the first reading of any replica."""
         return self.begin_seconds + self.seconds
+
+
+class _OfReplica(Protocol):
+    @property
+    def replica(self) -> str: ...
+
+
+_Observed = TypeVar("_Observed", bound=_OfReplica)
+
+
+def by_replica(observed: Iterable[_Observed]) -> Iterator[list[_Observed]]:
+    """Yield what was observed of each replica, in the order of their first observations."""
+    groups: dict[str, list[_Observed]] = defaultdict(list)
+    for each in observed:
+        groups[each.replica].append(each)
+    yield from groups.values()
+
+
+def requests_per_second(intervals: Sequence[CounterInterval]) -> float:
+    """Return the mean rate of the answered requests over intervals of one replica."""
+    return sum(x.split.requests for x in intervals) / sum(x.seconds for x in intervals)
 
 
 def joined_split(intervals: Iterable[CounterInterval]) -> ServerSplit:

@@ -10,7 +10,6 @@ from optimizer.configuration.serving_config import (
     Batching,
     ModelServing,
     ServingConfig,
-    describe_model,
 )
 from optimizer.measurement.cost import Demand, Price, replicas_for
 from optimizer.measurement.counters import CounterInterval
@@ -70,12 +69,12 @@ class PredictedChange:
         name: what is changed.
         changed: whether anything is.
         capacity_per_second: of one replica within the limit; 0 where no load is within it.
-        replicas: for the peak of the demand, by the lower bound of the capacity; None where no
-            number suffices.
-        replicas_at_mean: likewise for its mean.
-        p95_ms: latency in the server with the peak's demand divided among these replicas, as
-            observed for the configuration as it is; None where no number suffices.
-        usd_per_hour: None without a price.
+        replicas: those of now, or as many as the peak of the demand needs, by the lower bound of
+            the capacity; None where no number suffices.
+        replicas_at_mean: as many as its mean needs, likewise.
+        p95_ms: latency in the server with the peak's demand divided among these replicas; None
+            where no number suffices.
+        usd_per_hour: of these replicas; None without a price.
         test_first: what a load test has to show before it is deployed, in sentences.
     """
 
@@ -88,11 +87,6 @@ class PredictedChange:
     p95_ms: Interval | None
     usd_per_hour: float | None
     test_first: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """Describe the configuration."""
-        return describe_model(self.serving)
 
 
 @dataclass(frozen=True)
@@ -172,11 +166,6 @@ class Advice:
     alone: tuple[PredictedChange, ...]
     best: PredictedChange
 
-    @property
-    def usd_per_hour(self) -> float | None:
-        """Cost of the observed replicas; None without a price."""
-        return self.learnt.replicas * self.price.usd_per_hour if self.price is not None else None
-
 
 def advise(learnt: Learnt, concurrency: Concurrency, price: Price | None = None) -> Advice:
     """Return what is predicted of other configurations, and the best of them."""
@@ -215,7 +204,7 @@ class Predictions:
         """Predict a change with intervals.
 
         Args:
-            replicas: that the peak's demand is divided among; None is as many as it needs.
+            replicas: that there are; None is as many as the demand needs.
         """
         demand, current = self._learnt.demand, self._learnt.serving
         capacity = self.capacity(model)
@@ -230,10 +219,10 @@ class Predictions:
             serving=model,
             changed=model != current,
             capacity_per_second=capacity,
-            replicas=peak,
+            replicas=among,
             replicas_at_mean=mean,
             p95_ms=self.p95(model, each) if among else None,
-            usd_per_hour=peak * self._price.usd_per_hour if peak and self._price else None,
+            usd_per_hour=among * self._price.usd_per_hour if among and self._price else None,
             test_first=tuple(self._untested(model, each)),
         )
 

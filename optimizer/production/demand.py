@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.measurement.counters import CounterInterval
+from optimizer.measurement.counters import CounterInterval, by_replica, requests_per_second
 from optimizer.measurement.estimates import NORMAL_QUANTILE
 from optimizer.workload.arrivals import ArrivalPattern, ArrivalTrace
 
@@ -69,11 +69,11 @@ class ObservedDemand:
 
 def observed_demand(intervals: Sequence[CounterInterval]) -> ObservedDemand:
     """Return the demand on all replicas, at least one of which served requests."""
-    replicas = [[*own] for own in by_replica(intervals)]
+    replicas = [*by_replica(intervals)]
     seconds = max(each.end_seconds for each in intervals) - min(
         each.begin_seconds for each in intervals
     )
-    mean = sum(_rate(own) for own in replicas)
+    mean = sum(requests_per_second(own) for own in replicas)
     dispersion = _dispersion(replicas)
     requests = sum(each.split.requests for each in intervals)
     error = NORMAL_QUANTILE * mean * math.sqrt(max(dispersion or 1.0, 0.0) / requests)
@@ -89,16 +89,6 @@ def observed_demand(intervals: Sequence[CounterInterval]) -> ObservedDemand:
         arrivals=_arrivals(replicas, dispersion),
         request_size=sum(each.split.inferences for each in intervals) / requests,
     )
-
-
-def by_replica(intervals: Sequence[CounterInterval]) -> Iterator[Sequence[CounterInterval]]:
-    """Yield the intervals of each replica."""
-    for replica in dict.fromkeys(each.replica for each in intervals):
-        yield [each for each in intervals if each.replica == replica]
-
-
-def _rate(intervals: Sequence[CounterInterval]) -> float:
-    return sum(x.split.requests for x in intervals) / sum(x.seconds for x in intervals)
 
 
 def _peak(
@@ -121,7 +111,7 @@ def _peak(
         np.add.at(covered, window[inside], lengths[inside])
         # Where a replica was not read for most of a window, its mean stands in.
         read = covered > window_seconds / 2
-        total += np.where(read, requests / np.maximum(covered, 1e-9), _rate(own))
+        total += np.where(read, requests / np.maximum(covered, 1e-9), requests_per_second(own))
     return max(mean, float(total.max()))
 
 

@@ -10,11 +10,15 @@ from functools import cached_property
 import numpy as np
 
 from optimizer.configuration.serving_config import ModelServing
-from optimizer.measurement.counters import CounterInterval, joined_split
+from optimizer.measurement.counters import (
+    CounterInterval,
+    by_replica,
+    joined_split,
+    requests_per_second,
+)
 from optimizer.measurement.level import ServerSplit
-from optimizer.production.demand import ObservedDemand, by_replica, recent, trace_of
+from optimizer.production.demand import ObservedDemand, recent, trace_of
 from optimizer.production.service_times import ObservedService
-from optimizer.simulator.network import Network
 from optimizer.simulator.predicted_values import PredictedLevel
 from optimizer.simulator.prediction import Loads, OfferedStream
 from optimizer.simulator.stream_estimate import network_of_model
@@ -103,16 +107,21 @@ def check_observation(
 ) -> SelfCheck:
     """Simulate each replica under its own arrivals, as counted in each interval."""
     network = network_of_model(serving, service.curve(serving), stream)
-    kept = [own for own in map(recent, by_replica(intervals)) if joined_split(own).requests]
-    simulated = _SimulatedReplicas(
-        [_loads(network, own, demand) for own in kept], [*map(_rate, kept)]
-    )
-    observed = [each for own in kept for each in own]
-    rate, busy = sum(simulated.rates), utilisation(observed, serving)
+    kept, loads, rates = list[CounterInterval](), list[Loads](), list[float]()
+    for own in map(recent, by_replica(intervals)):
+        if requests := sum(each.split.requests for each in own):
+            trace = trace_of(own, demand.dispersion)
+            offered = OfferedStream(trace, LatencyLimit(95.0, math.inf))
+            loads.append(Loads(network, (offered,), requests, _SEED))
+            rates.append(requests_per_second(own))
+            kept += own
+    simulated = _SimulatedReplicas(loads, rates)
+    split, rate = joined_split(kept), sum(rates)
+    busy = utilisation(split, sum(each.seconds for each in kept), serving)
     return SelfCheck(
         (
-            _queue(observed, simulated),
-            _batch(observed, simulated),
+            _queue(kept, split, simulated),
+            _batch(kept, split, simulated),
             CheckedFigure(_RATE, "requests/s", rate, simulated.achieved_per_second, 0.05 * rate),
             CheckedFigure(
                 _BUSY,
@@ -125,16 +134,6 @@ def check_observation(
         simulated.p95_ms,
         saturated=busy > 0.97 or simulated.achieved_per_second < 0.97 * rate,
     )
-
-
-def _rate(intervals: Sequence[CounterInterval]) -> float:
-    return joined_split(intervals).requests / sum(each.seconds for each in intervals)
-
-
-def _loads(network: Network, own: Sequence[CounterInterval], demand: ObservedDemand) -> Loads:
-    """Return loads of one replica with the arrivals that it counted."""
-    offered = OfferedStream(trace_of(own, demand.dispersion), LatencyLimit(95.0, math.inf))
-    return Loads(network, (offered,), joined_split(own).requests, _SEED)
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,9 @@ class _SimulatedReplicas:
         return float(np.average([figure(level) for level in self.levels], weights=self.rates))
 
 
-def _queue(observed: Sequence[CounterInterval], simulated: _SimulatedReplicas) -> CheckedFigure:
-    split = joined_split(observed)
+def _queue(
+    observed: Sequence[CounterInterval], split: ServerSplit, simulated: _SimulatedReplicas
+) -> CheckedFigure:
     error = _standard_error(observed, lambda own: own.queue_ms)
     return CheckedFigure(
         _QUEUE,
@@ -182,8 +182,9 @@ def _queue(observed: Sequence[CounterInterval], simulated: _SimulatedReplicas) -
     )
 
 
-def _batch(observed: Sequence[CounterInterval], simulated: _SimulatedReplicas) -> CheckedFigure:
-    split = joined_split(observed)
+def _batch(
+    observed: Sequence[CounterInterval], split: ServerSplit, simulated: _SimulatedReplicas
+) -> CheckedFigure:
     mean_batch = split.inferences / split.executions
     error = _standard_error(observed, lambda own: own.inferences / max(own.executions, 1))
     return CheckedFigure(
@@ -195,12 +196,15 @@ def _batch(observed: Sequence[CounterInterval], simulated: _SimulatedReplicas) -
     )
 
 
-def utilisation(intervals: Sequence[CounterInterval], serving: ModelServing) -> float:
-    """Return the share of the instances' time in which they executed."""
-    split = joined_split(intervals)
+def utilisation(split: ServerSplit, seconds: float, serving: ModelServing) -> float:
+    """Return the share of the instances' time in which they executed.
+
+    Args:
+        seconds: observed, of all replicas together.
+    """
     compute_ms = sum(point.executions * point.compute_ms for point in split.batches)
     copying_ms = split.executions * (split.compute_input_ms + split.compute_output_ms)
-    available_ms = 1e3 * serving.instance_count * sum(each.seconds for each in intervals)
+    available_ms = 1e3 * serving.instance_count * seconds
     return (compute_ms + copying_ms) / available_ms
 
 

@@ -7,8 +7,7 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
-from optimizer.measurement.counters import CounterInterval
-from optimizer.production.demand import by_replica
+from optimizer.measurement.counters import CounterInterval, by_replica, requests_per_second
 from optimizer.report.page import COLOURS, page
 from optimizer.report.table import Part, Table
 
@@ -33,10 +32,7 @@ def _rate(intervals: Sequence[CounterInterval]) -> go.Figure:
         joined = [own[at : at + width] for at in range(0, len(own), width)]
         figure.add_scatter(
             x=[each[0].begin_seconds / 60 for each in joined],
-            y=[
-                sum(x.split.requests for x in each) / sum(x.seconds for x in each)
-                for each in joined
-            ],
+            y=[requests_per_second(each) for each in joined],
             name=own[0].replica,
             line={"color": colour, "shape": "hv", "width": 1.5},
         )

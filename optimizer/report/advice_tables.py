@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from optimizer.configuration.serving_config import describe_model
 from optimizer.export.monitoring.observed_drift import DriftFigure
-from optimizer.measurement.counters import CounterInterval, joined_split
-from optimizer.measurement.level import BatchPoint
+from optimizer.measurement.counters import CounterInterval, by_replica, joined_split
+from optimizer.measurement.level import BatchPoint, ServerSplit
 from optimizer.production.advice import PERCENTILE, Advice, Interval, PredictedChange
-from optimizer.production.demand import by_replica
 from optimizer.production.self_check import CheckedFigure, SelfCheck, utilisation
 from optimizer.report import number_formats as form
 from optimizer.report.table import Line, Part, Table, table_of
@@ -53,32 +53,47 @@ def advice_parts(
     yield from _conclusion(advice)
 
 
+@dataclass(frozen=True)
+class _Replica:
+    """All intervals of a replica together."""
+
+    name: str
+    seconds: float
+    failures: int
+    split: ServerSplit
+
+
+def _replica(intervals: Sequence[CounterInterval]) -> _Replica:
+    return _Replica(
+        intervals[0].replica,
+        sum(each.seconds for each in intervals),
+        sum(each.failures for each in intervals),
+        joined_split(intervals),
+    )
+
+
 def _replicas(
     advice: Advice,
     intervals: Sequence[CounterInterval],
     quantiles_ms: Mapping[str, Sequence[tuple[float, float]]],
 ) -> Table:
     serving = advice.learnt.serving
-    columns: Mapping[str, Callable[[Sequence[CounterInterval]], str]] = {
-        "replica": lambda own: own[0].replica,
-        "requests/s": lambda own: form.rate(
-            joined_split(own).requests / sum(each.seconds for each in own)
-        ),
-        "failed": lambda own: form.count(sum(each.failures for each in own)),
-        "utilisation": lambda own: form.percent(utilisation(own, serving)),
-        "mean batch": lambda own: form.ratio(
-            joined_split(own).inferences / max(joined_split(own).executions, 1)
-        ),
-        "queue": lambda own: form.milliseconds(joined_split(own).queue_ms),
-        "compute": lambda own: form.milliseconds(joined_split(own).compute_ms),
-        "p95": lambda own: form.milliseconds(dict(quantiles_ms[own[0].replica]).get(PERCENTILE)),
+    columns: Mapping[str, Callable[[_Replica], str]] = {
+        "replica": lambda own: own.name,
+        "requests/s": lambda own: form.rate(own.split.requests / own.seconds),
+        "failed": lambda own: form.count(own.failures),
+        "utilisation": lambda own: form.percent(utilisation(own.split, own.seconds, serving)),
+        "mean batch": lambda own: form.ratio(own.split.inferences / max(own.split.executions, 1)),
+        "queue": lambda own: form.milliseconds(own.split.queue_ms),
+        "compute": lambda own: form.milliseconds(own.split.compute_ms),
+        "p95": lambda own: form.milliseconds(dict(quantiles_ms[own.name]).get(PERCENTILE)),
     }
     notes = (
         "utilisation: of the instances; queue, compute: means in the server; p95: of the server's "
         "summaries, where it has them.",
     )
     title = f"Observed for {form.clock(advice.learnt.demand.seconds)}, ms"
-    return table_of(title, columns, by_replica(intervals), notes=notes)
+    return table_of(title, columns, map(_replica, by_replica(intervals)), notes=notes)
 
 
 def _demand(advice: Advice) -> Iterator[Line]:
@@ -143,8 +158,6 @@ def _interval(own: Interval, text: Callable[[float], str]) -> str:
 
 
 def _changes(advice: Advice) -> Table:
-    now = advice.learnt.replicas
-
     def name(own: PredictedChange) -> str:
         if own is advice.current:
             return "as it is now"
@@ -153,19 +166,16 @@ def _changes(advice: Advice) -> Table:
     def count(value: int | None) -> str:
         return form.MISSING if value is None else form.count(value)
 
-    def usd(value: float | None) -> str:
-        return form.MISSING if value is None else form.usd(value)
-
     columns: Mapping[str, Callable[[PredictedChange], str]] = {
         "change": name,
         "capacity/s": lambda own: _interval(own.capacity_per_second, form.rate),
-        "replicas": lambda own: count(now if own is advice.current else own.replicas),
-        "at mean": lambda own: count(now if own is advice.current else own.replicas_at_mean),
+        "replicas": lambda own: count(own.replicas),
+        "at mean": lambda own: count(own.replicas_at_mean),
         "p95 ms": lambda own: (
             form.MISSING if own.p95_ms is None else _interval(own.p95_ms, form.milliseconds)
         ),
-        "$/hour": lambda own: usd(
-            advice.usd_per_hour if own is advice.current else own.usd_per_hour
+        "$/hour": lambda own: (
+            form.MISSING if own.usd_per_hour is None else form.usd(own.usd_per_hour)
         ),
         "load-test first": lambda own: "yes" if own.test_first else "no",
     }
@@ -174,9 +184,9 @@ def _changes(advice: Advice) -> Table:
     title = f"Predictions within {limit_ms:.4g} ms (p{PERCENTILE:g})"
     notes = (
         "capacity/s: requests/s of one replica within the limit, with an interval of 95 %; "
-        "replicas, at mean: those that suffice for the peak, and for the mean demand, by the lower "
-        "bound of the capacity, or those of now; p95: in the server at the peak, with these "
-        "replicas; $/hour: of the replicas for the peak.",
+        "replicas: those of now, or as many as suffice for the peak; at mean: as many as suffice "
+        "for the mean demand, both by the lower bound of the capacity; p95, $/hour: at the peak, "
+        "with these replicas.",
     )
     return table_of(title, columns, rows, notes=notes, texts=("change",))
 
@@ -211,9 +221,10 @@ def _fleet(advice: Advice, change: PredictedChange) -> str:
     one = change.replicas == 1
     needed = "1 replica suffices" if one else f"{change.replicas} replicas suffice"
     text = f"{subject}, {needed} for the peak; there {'is' if now == 1 else 'are'} {now} now."
-    if advice.usd_per_hour is None or change.usd_per_hour is None or change.replicas >= now:
+    paid, cost = advice.current.usd_per_hour, change.usd_per_hour
+    if paid is None or cost is None or change.replicas >= now:
         return text
-    return f"{text} That saves {form.usd(advice.usd_per_hour - change.usd_per_hour)} an hour."
+    return f"{text} That saves {form.usd(paid - cost)} an hour."
 
 
 def drift_parts(compared: Sequence[DriftFigure]) -> Iterator[Part]:

@@ -45,6 +45,11 @@ Advisor = Callable[[], SearchStatus]
 """Called before every proposal, and at the end of the search."""
 
 
+def is_certified(regret_bound: float | None, percent: float) -> bool:
+    """Return whether no configuration is cheaper than the best one by more than a share of it."""
+    return regret_bound is not None and regret_bound <= percent / 100
+
+
 def stop_at_regret(advise: Advisor, percent: float) -> Advisor:
     """Return an advisor that ends the search by the bound on its regret, and by nothing else.
 
@@ -58,8 +63,7 @@ def stop_at_regret(advise: Advisor, percent: float) -> Advisor:
 
     def advise_by_regret() -> SearchStatus:
         bound = advise().regret_bound
-        reached = bound is not None and bound <= percent / 100
-        return SearchStatus(reason if reached else None, bound)
+        return SearchStatus(reason if is_certified(bound, percent) else None, bound)
 
     return advise_by_regret
 

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from optimizer.configuration.serving_config import ModelServing
 from optimizer.errors import UsageError
-from optimizer.measurement.counters import CounterInterval, mean_batches
+from optimizer.measurement.counters import CounterInterval, by_replica, mean_batches
 from optimizer.measurement.level import ServerSplit
 from optimizer.triton.counter_recording import CounterReading
 from optimizer.triton.running_config import running_model, running_payloads, untunable
@@ -89,12 +89,13 @@ def observed_serving(readings: Sequence[CounterReading], model: str | None) -> O
     if not good:
         reason = next((each.error for each in readings if each.error), "there are none")
         raise UsageError(f"no counters were read: {reason}")
-    name = model or _only_model(good)
+    name, counters = (model, None) if model else _only_model(good)
     config, since, changes = _configuration(good, name)
-    kept = [each for each in good if each.seconds >= since]
-    pairs = list(_pairs([_counters(each, name) for each in kept]))
+    counters = counters or [_counters(each, name) for each in good]
+    pairs = list(_pairs([each for each in counters if each.seconds >= since]))
     version, others = _busiest_version(pairs, name)
     by_size = any(row.batch_stats for _, after in pairs for row in after.versions.values())
+    kept = [each for each in good if each.seconds >= since]
     start = min(each.seconds for each in kept)
     intervals, resets = _intervals(pairs, version, start)
     if not any(each.split.executions for each in intervals):
@@ -105,7 +106,7 @@ def observed_serving(readings: Sequence[CounterReading], model: str | None) -> O
         config,
         tuple(dict.fromkeys(each.replica for each in intervals)),
         tuple(intervals),
-        {each.replica: tuple(_quantiles(each, name, version)) for each in kept},
+        {own[-1].replica: tuple(_quantiles(own[-1], name, version)) for own in by_replica(kept)},
         by_size,
         (
             *_failed_reads(readings),
@@ -117,28 +118,28 @@ def observed_serving(readings: Sequence[CounterReading], model: str | None) -> O
     )
 
 
-def _only_model(readings: Sequence[CounterReading]) -> str:
+def _only_model(readings: Sequence[CounterReading]) -> tuple[str, list[_Counters]]:
     rows = (row for each in readings for row in each.stats.get("model_stats", ()))
-    names = dict.fromkeys(str(row["name"]) for row in rows)
-    served = [
-        name
-        for name in names
-        if sum(_requests(_pairs([_counters(each, name) for each in readings])).values())
-    ]
+    served = {}
+    for name in dict.fromkeys(str(row["name"]) for row in rows):
+        counters = [_counters(each, name) for each in readings]
+        if sum(_requests(_pairs(counters)).values()):
+            served[name] = counters
     if not served:
         raise UsageError("no model served a request between the readings: observe under load")
     if len(served) > 1:
         raise UsageError(f"--model: must be one of {', '.join(served)}, which all served requests")
-    return served[0]
+    return next(iter(served.items()))
 
 
 def _failed_reads(readings: Sequence[CounterReading]) -> Iterator[str]:
-    for replica in dict.fromkeys(each.replica for each in readings):
-        own = [each for each in readings if each.replica == replica]
+    for own in by_replica(readings):
         errors = [each.error for each in own if not each.stats]
         if errors:
             reason = errors[0] or "no counters"
-            yield f"{len(errors)} of {len(own)} reads of {replica} failed, the first: {reason}"
+            yield (
+                f"{len(errors)} of {len(own)} reads of {own[0].replica} failed, the first: {reason}"
+            )
 
 
 def _configuration(
@@ -199,8 +200,7 @@ def _counters(reading: CounterReading, model: str) -> _Counters:
 
 def _pairs(counters: Sequence[_Counters]) -> Iterator[_Pair]:
     """Yield the successive readings of each replica."""
-    for replica in dict.fromkeys(each.replica for each in counters):
-        own = (each for each in counters if each.replica == replica)
+    for own in by_replica(counters):
         yield from pairwise(sorted(own, key=lambda each: each.seconds))
 
 

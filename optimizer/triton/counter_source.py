@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from optimizer.errors import ServerFailure, UsageError
+from optimizer.files.untrusted import UnreadableError, parse_json
 from optimizer.triton.client_errors import server_errors
 from optimizer.triton.connections import fetch, triton_client
 from optimizer.triton.counter_recording import CounterReading
@@ -76,8 +76,8 @@ class HttpCounters:
 
     def _get(self, path: str) -> Mapping[str, Any]:
         try:
-            answer = json.loads(fetch(f"{self._url}/{path}", _READ_SECONDS))
-        except (OSError, ValueError) as error:
+            answer = parse_json(fetch(f"{self._url}/{path}", _READ_SECONDS))
+        except (OSError, UnreadableError) as error:
             raise ServerFailure(f"cannot read {self._url}/{path}: {error}") from error
         if not isinstance(answer, dict):
             raise ServerFailure(f"cannot read {self._url}/{path}: it must be an object")

@@ -58,6 +58,11 @@ def is_model_folder(folder: Path) -> bool:
     )
 
 
+def model_folders(repository: Path) -> list[Path]:
+    """Return the folders of a repository that are models, by name."""
+    return [folder for folder in sorted(repository.iterdir()) if is_model_folder(folder)]
+
+
 def read_source(source: RepositorySource) -> model_config_pb2.ModelConfig:
     """Return the configuration of a deployed model, completed if that was necessary.
 

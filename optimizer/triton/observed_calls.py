@@ -17,7 +17,7 @@ from optimizer.triton.control import ServerControl
 from optimizer.triton.deployed_config import (
     backend_of,
     ensemble_steps,
-    is_model_folder,
+    model_folders,
     read_if_present,
 )
 from optimizer.workload.model_spec import Call, Calls, RepositorySource
@@ -41,7 +41,7 @@ def calls_in_code(source: RepositorySource) -> Calls | None:
     Returns:
         None where code that calls others names none of the repository's models.
     """
-    models = {each.name for each in source.repository.iterdir() if is_model_folder(each)}
+    models = {each.name for each in model_folders(source.repository)}
     calls: dict[str, tuple[Call, ...]] = {}
     left = [source.model]
     while left:

@@ -84,6 +84,7 @@ def read_prometheus(
             row = reading.setdefault(key, _empty_row(*key))
             _add(row, labels["__name__"], float(value))
     first = min(at for _, at in rows)
+    first_of = dict(sorted(rows, reverse=True))  # the least time of a replica comes last
     written = {
         name: json_format.MessageToDict(config, preserving_proto_field_name=True)
         for name, config in configs.items()
@@ -93,7 +94,7 @@ def read_prometheus(
             round(at - first, 3),
             replica,
             {"model_stats": [*own.values()]},
-            written if at == min(t for r, t in rows if r == replica) else {},
+            written if at == first_of[replica] else {},
         )
         for (replica, at), own in sorted(rows.items())
     )

@@ -113,6 +113,7 @@ def test_replicas_that_are_too_many_are_told_with_what_they_cost() -> None:
     assert learnt.replicas == 3
     assert learnt.demand.mean_per_second == pytest.approx(60, rel=0.05)
     advice = advise(learnt, concurrency, PRICE)
+    assert (advice.current.replicas, advice.current.usd_per_hour) == (3, 3 * PRICE.usd_per_hour)
     needed = advice.needed.replicas
     assert needed is not None
     assert needed < 3
@@ -447,6 +448,8 @@ def test_advice_becomes_a_patch_and_a_space_file(
     (repository / "bert" / "config.pbtxt").write_text(DEPLOYED.replace("8", "4"))
     with pytest.raises(UsageError, match="max_batch_size 4, served with 8"):
         deployed_source(repository, own)
+    with pytest.raises(UsageError, match=r"--repository: .*nowhere must be a model repository"):
+        deployed_source(tmp_path / "nowhere", own)
     with pytest.raises(UsageError, match="need --repository"):
         ObserveOptions(("a:1",), patch=tmp_path / "it.patch")
 
@@ -524,6 +527,8 @@ def test_a_prometheus_that_does_not_answer_and_a_wrong_selector_are_named(tmp_pa
     options = ObserveOptions(prometheus="http://127.0.0.1:1", repository=repository)
     with pytest.raises(RunError, match="cannot query http://127"):
         observe_production(options)
+    with pytest.raises(UsageError, match=r"--repository: .*nowhere must be a model repository"):
+        observe_production(replace(options, repository=tmp_path / "nowhere"))
     for selector in ("job", 'job="a"}', 'job="a" or vector(1)'):
         with pytest.raises(UsageError, match="--selector: must be matchers"):
             replace(options, selector=selector)
