@@ -23,8 +23,9 @@ from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.analysis.summary import StudySummary
 from optimizer.cluster.choice import cluster_choice, require_ray
 from optimizer.commands.measure import MeasureOptions, MeasureResult, measure_configuration
-from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run import run_study
 from optimizer.commands.run_context import open_space
+from optimizer.commands.run_options import RunOptions
 from optimizer.commands.simulate import SimulateOptions, SimulateResult, simulate_configuration
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import OptimizerError

@@ -26,7 +26,8 @@ from optimizer.cli.process_title import NOTIFY_VARIABLE
 from optimizer.cli.terminal import print_parts, print_sentence
 from optimizer.cli.watchers import lines_of_study, watching
 from optimizer.cluster.choice import cluster_choice, require_ray
-from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run import run_study
+from optimizer.commands.run_options import RunOptions
 from optimizer.files.shipped import shipped
 from optimizer.machine.time_limit import seconds_of_process
 from optimizer.report.comparison_tables import comparison_parts

@@ -18,7 +18,8 @@ from pathlib import Path
 from optimizer.analysis.comparison import Comparison
 from optimizer.cluster.ray_cluster import accelerator_types, connected
 from optimizer.commands.compare import CompareOptions, compare_studies
-from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run import run_study
+from optimizer.commands.run_options import RunOptions
 from optimizer.errors import OptimizerError, RunError, UsageError
 from optimizer.fleet.price_list import price_list, usual_prices
 from optimizer.machine.child_shim import die_with_parent

@@ -13,8 +13,9 @@ from optimizer.analysis.comparability import refuse_incomparable, workload_ident
 from optimizer.analysis.study_reading import StudyReading, read_study
 from optimizer.commands.load_test_job import JobRun, job_content, read_tests, within_limits
 from optimizer.commands.observations import by_search, by_tests
-from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run import run_study
 from optimizer.commands.run_context import open_space, require_machine
+from optimizer.commands.run_options import RunOptions
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_json
 from optimizer.fleet.price_list import ListedPrice, price_list

@@ -23,7 +23,13 @@ from optimizer.measurement.knee import (
     served_alone,
     share_by_service_time,
 )
-from optimizer.measurement.level import HIGHEST_SHARE, LoadLevel, Measurement, floor_per_second
+from optimizer.measurement.level import (
+    HIGHEST_SHARE,
+    LoadLevel,
+    Measurement,
+    floor_per_second,
+    mean_slowdown,
+)
 from optimizer.measurement.level_checks import (
     describe_void,
     limit_overshoot,
@@ -228,9 +234,9 @@ class CapacitySearch:
 
     @property
     def _upper(self) -> float:
-        """Upper bound of the load factor under saturation."""
+        """Upper bound of the load factor under saturation, had no other process run."""
         _, _, high_per_second = self._levels[0].rate
-        return high_per_second / self._demand
+        return self._levels[0].slowdown * high_per_second / self._demand
 
     @property
     def _floor(self) -> float:
@@ -318,7 +324,7 @@ class CapacitySearch:
             return None
         if knee.half_width <= self._protocol.resolution:
             return self._estimated(knee, f"known to {knee.half_width:.1%}")
-        if self._needed is not None and knee.high * self._saturation < self._needed:
+        if self._needed is not None and self._high(knee) < self._needed:
             needed = self._needed * self._demand
             return self._estimated(knee, f"{needed:.1f}/s are needed to be cheaper")
         return None
@@ -328,7 +334,7 @@ class CapacitySearch:
         saturation, met, upper = self._saturation, self._met_loads(), self._upper
         missed = [x for x in self._open_loop() if why_missed(x) is not None]
         capacity = max(min(met), min(knee.share, HIGHEST_SHARE) * saturation)
-        high = min(upper, max(knee.high * saturation, capacity))
+        high = min(upper, max(self._high(knee), capacity))
         if missed:
             ended += f"; at {missed[-1].offered_per_second:.1f}/s: {why_missed(missed[-1])}"
         if self._cut_short(capacity):
@@ -337,6 +343,10 @@ class CapacitySearch:
         # However little the levels tell, a load that met the limits is above the floor.
         low = max(self._floor, min(knee.low, HIGHEST_SHARE) * saturation)
         return self.certify(capacity, min(low, capacity), high, ended)
+
+    def _high(self, knee: Knee) -> float:
+        """Return the upper bound of the capacity, had no other process run."""
+        return knee.high * self._saturation * mean_slowdown(self._levels)
 
     def _knee(self) -> Knee:
         return find_knee([knee_point(x, self._saturation) for x in self._open_loop()])

@@ -6,6 +6,7 @@ load that met every limit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -230,6 +231,11 @@ class LoadLevel:
     warnings: tuple[str, ...] = ()
 
     @property
+    def slowdown(self) -> float:
+        """See `MachineUse.slowdown`; 1 where the state of the machine was not recorded."""
+        return self.machine.slowdown if self.machine is not None else 1.0
+
+    @property
     def achieved_per_second(self) -> float:
         """Rate of good replies over all streams."""
         return sum(stream.achieved_per_second for stream in self.streams)
@@ -315,6 +321,14 @@ class LoadLevel:
         return self.limit_overshoot <= 0
 
 
+def mean_slowdown(levels: Sequence[LoadLevel]) -> float:
+    """Return the geometric mean of the levels' slowdowns, by their seconds; 1 without levels."""
+    seconds = sum(level.seconds for level in levels)
+    if seconds <= 0:
+        return 1.0
+    return math.exp(sum(level.seconds * math.log(level.slowdown) for level in levels) / seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """All levels of one configuration and the load that they certify.
@@ -323,7 +337,8 @@ class Measurement:
         load_factor: estimate of the largest load that meets the limits; 0 when even the floor load
             missed them.
         load_factor_low, load_factor_high: its interval at `CONFIDENCE`; None where no load missed
-            the limits.
+            the limits. Other processes on the machine make it wider: it has what the capacity may
+            be without them.
         demand_per_second: request rate at load factor 1.0.
         ended: why the search for the capacity ended.
     """
@@ -355,6 +370,11 @@ class Measurement:
     def measuring_seconds(self) -> float:
         """Measured time of all levels."""
         return sum(level.seconds for level in self.levels)
+
+    @property
+    def slowdown(self) -> float:
+        """Factor by which other processes may have reduced the capacity: mean of the levels."""
+        return mean_slowdown(self.levels)
 
     @property
     def open_loop(self) -> tuple[LoadLevel, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_LEAST_CORES_LEFT = 0.5
+"""Cores that server and client are taken to have had, however much other processes used."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClientUse:
@@ -83,3 +86,14 @@ class MachineUse:
     no_gpu: str | None = None
     triton: tuple[tuple[str, float], ...] = ()
     throttled_seconds: float | None = None
+
+    @property
+    def slowdown(self) -> float:
+        """Factor by which other processes may have slowed server and client down, 1 if by nothing.
+
+        It is the real one where all cores were needed; where some were idle, it is less.
+        """
+        if self.foreign_cores is None:
+            return 1.0
+        left = max(_LEAST_CORES_LEFT, self.cores - self.foreign_cores)
+        return max(1.0, self.cores / left)

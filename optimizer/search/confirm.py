@@ -19,9 +19,8 @@ from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError, TimeIsUpError
 from optimizer.load.certification import CertificationTask
 from optimizer.machine.time_limit import TimeLimit
-from optimizer.measurement.cost import Candidate, score, tie_break_key
+from optimizer.measurement.cost import Candidate
 from optimizer.measurement.evaluation import Evaluation
-from optimizer.measurement.level import Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.confirm_time import (
     ConfirmPlan,
@@ -34,6 +33,7 @@ from optimizer.search.confirm_time import (
     shortest_level,
 )
 from optimizer.search.evaluator import Confirmer, Protocols
+from optimizer.search.finalists import FINALISTS, finalists_of, measurement_of, ranked
 from optimizer.study.confidence import CapacityClaim
 from optimizer.study.context import StudyContext
 from optimizer.study.decision import (
@@ -43,21 +43,12 @@ from optimizer.study.decision import (
     claims_of,
     contradicted_by,
     decide,
-    p95_at_lowest_load,
     rounds_of,
 )
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, TrialFinished, TrialStarted, Watcher
 from optimizer.study.history import MAX_ATTEMPTS, History
 from optimizer.study.trial_records import confirmation_record
-
-FINALISTS = 3
-"""Configurations that are confirmed at least, where there are so many."""
-
-_TIES = 3
-_TIED = 0.02
-"""Up to `_TIES` records that differ from the best in queueing parameters alone, with a capacity
-within this share, are finalists too: single trials cannot distinguish them."""
 
 _BASELINE_REQUESTS = 500
 """In each round: the baseline was not selected among many, and it may be very slow."""
@@ -140,7 +131,7 @@ class ConfirmPhase:
         """
         self._by_trials = self._decide(history.records, ()).unconfirmed
         queue = ranked(history.ok, self._context)
-        finalists = [*queue[:FINALISTS], *_ties(queue)]
+        finalists = finalists_of(queue)
         queue = [record for record in queue if record not in finalists]
         entrants = [self._entrant(record, reference) for record in finalists]
         baseline = next((r for r in history.ok if r.config == reference), None)
@@ -314,7 +305,7 @@ class ConfirmPhase:
     ) -> TrialRecord:
         trial = entrant.trial
         task = CertificationTask(
-            _measured(trial).load_factor,
+            measurement_of(trial).load_factor,
             entrant.requests,
             partial(load_factor_per_replica, self._context.demand),
             plan.level_seconds,
@@ -361,45 +352,3 @@ def search_reserve(
 def _requests_of_a_round(context: StudyContext) -> int:
     """Return the least number of requests at the capacity of a finalist in one round."""
     return math.ceil(context.confirm_requests / ROUNDS)
-
-
-def _ties(queue: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the records tied with the best that are not finalists by their rank."""
-    tied = [r for r in queue[1:] if _differs_in_queueing(r, queue[0]) and _as_cheap(r, queue[0])]
-    return [record for record in tied[:_TIES] if record not in queue[:FINALISTS]]
-
-
-def _differs_in_queueing(record: TrialRecord, other: TrialRecord) -> bool:
-    """Whether two configurations differ in dynamic batching alone."""
-    return all(
-        replace(one, batching=two.batching) == two
-        for one, two in zip(record.config.models, other.config.models, strict=True)
-    )
-
-
-def _as_cheap(record: TrialRecord, other: TrialRecord) -> bool:
-    one, two = (_measured(each).load_factor for each in (record, other))
-    return abs(one / two - 1) < _TIED
-
-
-def _measured(record: TrialRecord) -> Measurement:
-    assert record.measurement is not None, "a record that met the limits was measured"
-    return record.measurement
-
-
-def ranked(records: Sequence[TrialRecord], context: StudyContext) -> list[TrialRecord]:
-    """Return records that met the limits, best first by their estimated capacity.
-
-    The recommendation ranks by lower bounds; here they would keep a configuration with one wide
-    interval from ever being measured again.
-    """
-    return sorted(records, key=lambda record: _rank(record, context))
-
-
-def _rank(record: TrialRecord, context: StudyContext) -> tuple[float, ...]:
-    measurement = _measured(record)
-    capacity = measurement.capacity_per_second
-    likely = score(capacity, capacity, context.price, context.demand)
-    p95 = p95_at_lowest_load(measurement)
-    candidate = Candidate(record.config, measurement, likely, p95)
-    return (likely.fleet_usd_per_hour, *tie_break_key(candidate), record.number)

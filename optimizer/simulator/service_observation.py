@@ -13,7 +13,6 @@ from optimizer.configuration.serving_config import (
     ServingConfig,
 )
 from optimizer.measurement.level import BatchPoint, LoadLevel, ServerSplit
-from optimizer.measurement.resource_use import MachineUse
 from optimizer.simulator.execution_layout import ExecutionLayout, execution_layout
 
 _LEAST_SHARE = 0.02
@@ -139,7 +138,7 @@ def _of_one_model(
     times = _times(split, layout.executing, per_second)
     if model.name in small:
         times += _light_times(small[model.name], split, times)
-    yield ServiceObservation(layout, times, level.network_ms, _disturbance(level.machine))
+    yield ServiceObservation(layout, times, level.network_ms, math.log(level.slowdown))
 
 
 def _of_models(
@@ -175,7 +174,7 @@ def _of_models(
         if level.kind != "saturation":
             times = tuple(replace(x, log_sd=math.hypot(x.log_sd, _IDLE_SD)) for x in times)
         others = tuple(BusyModel(other, mean) for other, mean in busy.items() if other != name)
-        disturbance = _disturbance(level.machine)
+        disturbance = math.log(level.slowdown)
         yield ServiceObservation(layout, times, level.network_ms, disturbance, others)
 
 
@@ -229,17 +228,6 @@ def _without_steps(
         for b in split.batches
     )
     return replace(split, batches=batches)
-
-
-def _disturbance(machine: MachineUse | None) -> float:
-    """Return the log speed-up to be expected had other processes taken nothing of the cores.
-
-    The real slowdown depends on which process they kept waiting.
-    """
-    if machine is None or machine.foreign_cores is None:
-        return 0.0
-    left = max(0.5, machine.cores - machine.foreign_cores)
-    return max(0.0, math.log(machine.cores / left))
 
 
 def _queues(split: ServerSplit) -> bool:

@@ -38,10 +38,11 @@ import pandas as pd
 
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.cli import OBJECTS_BETWEEN_COLLECTIONS
-from optimizer.commands import run as wiring
+from optimizer.commands import run
 from optimizer.commands.dashboard import DashboardOptions, open_dashboard
-from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run import run_study
 from optimizer.commands.run_context import RunContext
+from optimizer.commands.run_options import RunOptions
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.load.levels import SLICES
 from optimizer.machine.fingerprint import Machine
@@ -231,7 +232,7 @@ def run_trials(root: Path, trials: int, sampler: str) -> tuple[Course, StudyDire
 
     # Nothing is started for the winner, and no disk is waited for.
     with (
-        patch.object(wiring, "open_site", site),
+        patch.object(run, "open_site", site),
         patch.object(WinnerPhase, "run", lambda *_, **__: None),
         patch.object(os, "fsync", lambda _: None),
     ):

@@ -7,7 +7,9 @@ Levels run at the same time, each on a copy of the model: sleeping models do not
 
 `--taken` observes mis-tuned configurations in simulation, and compares the advised configuration
 with the best of the candidates, both simulated with the true service times.
-`--reads` measures the processor time that one read costs the server.
+`--reads` measures the processor time that one read costs the server, and what reads cost its
+throughput at saturation: levels with one read a second and without any, in turn. The model takes no
+time of its own, so that all of the server's time is spent on requests and reads.
 """
 
 from __future__ import annotations
@@ -17,20 +19,26 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import count
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
-from threading import Thread
+from threading import Event, Lock, Semaphore, Thread
 
 import numpy as np
 import psutil
 from google.protobuf import json_format
 from numpy.typing import NDArray
+from tritonclient.grpc import InferInput
+from tritonclient.utils import InferenceServerException
 
 from optimizer.configuration.serving_config import Batching, InstanceGroup, ModelServing
+from optimizer.measurement.estimates import NORMAL_QUANTILE
 from optimizer.production.advice import Learnt, Predictions, advise, candidates, learn
 from optimizer.search.level_runner import concurrency
 from optimizer.simulator.batcher import ONE_SHAPE, Scheduler, draw, open_loop
@@ -38,6 +46,7 @@ from optimizer.simulator.network import Network
 from optimizer.simulator.prediction import Loads, OfferedStream, predict_capacity
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.stream_estimate import network_of_model
+from optimizer.triton.connections import triton_client
 from optimizer.triton.counter_intervals import observed_serving
 from optimizer.triton.counter_recording import CounterReading
 from optimizer.triton.counter_source import counter_source, read_counters
@@ -57,6 +66,11 @@ _HIGH, _LOW = 1.5, 0.5
 """Bursts: the rate changes between these multiples of its mean."""
 
 _WARM_UP = 0.1
+_READ_EVERY_SECONDS = 1.0
+_SATURATED_SECONDS, _SATURATED_LEVELS = 4.0, 25
+"""Of each level with reads and without any, and their number."""
+
+_OUTSTANDING = 16
 _numbers = count(5000)
 
 
@@ -340,6 +354,78 @@ def read_cost() -> str:
     return f"one read costs the server {1e3 * seconds:.2f} ms of processor time"
 
 
+def reading(address: str, name: str, wanted: EventType) -> None:
+    """Read all counters every second while that is wanted; a process of its own."""
+    source = counter_source(address)
+    while True:
+        wanted.wait()
+        source.statistics()
+        source.config(name)
+        time.sleep(_READ_EVERY_SECONDS)
+
+
+def throughput_with_reads() -> str:
+    """Return by how much reads lower the throughput at saturation."""
+    context = get_context("spawn")
+    wanted = context.Event()
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    start = Start(0, 0, _batched(1), 0, False, ())
+    case = case_of(start, start.scheduler, 1, 1, 0)
+    with ExitStack() as opened:
+        folder = opened.enter_context(tempfile.TemporaryDirectory())
+        server = opened.enter_context(lab_server(Path(folder)))
+        opened.enter_context(server.loaded(case))
+        arguments = (server.address, case.name, wanted)
+        reader = context.Process(target=reading, args=arguments, daemon=True)
+        reader.start()
+        answered = opened.enter_context(saturated(server.address, case))
+        time.sleep(_SATURATED_SECONDS)
+        for number in range(2 * _SATURATED_LEVELS):
+            read = number % 2 == 1
+            wanted.set() if read else wanted.clear()
+            time.sleep(_READ_EVERY_SECONDS)
+            before, began = answered(), time.monotonic()
+            time.sleep(_SATURATED_SECONDS)
+            rates[read].append((answered() - before) / (time.monotonic() - began))
+        reader.terminate()
+        reader.join()
+    changes = np.log(rates[True]) - np.log(rates[False])
+    half_width = NORMAL_QUANTILE * changes.std(ddof=1) / math.sqrt(len(changes))
+    return (
+        f"throughput at saturation {np.mean(rates[False]):.0f}/s; with one read a second it "
+        f"changes by {changes.mean():+.2%} (95 %: within {half_width:.2%}, {len(changes)} pairs)"
+    )
+
+
+@contextmanager
+def saturated(address: str, case: Case) -> Iterator[Callable[[], int]]:
+    """Keep requests outstanding; what is yielded returns how many were answered."""
+    client, tensor = triton_client(address), InferInput("ID", [1, 1], "INT64")
+    tensor.set_data_from_numpy(np.zeros((1, 1), dtype=np.int64))
+    ended, idle, lock, answered = Event(), Semaphore(_OUTSTANDING), Lock(), 0
+
+    def take(result: object, error: InferenceServerException | None) -> None:
+        nonlocal answered
+        del result
+        with lock:
+            answered += error is None
+        idle.release()
+
+    def send() -> None:
+        while not ended.is_set():
+            idle.acquire()
+            client.async_infer(case.name, [tensor], callback=take)
+
+    sender = Thread(target=send)
+    sender.start()
+    try:
+        yield lambda: answered
+    finally:
+        ended.set()
+        sender.join()
+        client.close()
+
+
 def main() -> None:
     """Print every change, and a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -348,7 +434,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="file that the rows are written to")
     given = parser.parse_args()
     if given.reads:
-        sys.stdout.write(read_cost() + "\n")
+        sys.stdout.write(f"{read_cost()}\n{throughput_with_reads()}\n")
         return
     if given.taken:
         for start in MISTUNED:

@@ -43,7 +43,7 @@ from optimizer.machine.cores import usable_cores
 from optimizer.measurement.cost import usd_per_million
 from optimizer.measurement.estimates import CONFIDENCE, NORMAL_QUANTILE
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.confirm import FINALISTS
+from optimizer.search.finalists import FINALISTS
 from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.surrogate import regret

@@ -107,7 +107,7 @@ class EvaluatorContract:
     ) -> None:
         high = saturated.valid_measurement.load_factor_high
         assert high is not None
-        pruned = case.evaluate(prune_below=2 * high)
+        pruned = case.evaluate(prune_below=10 * high)
         assert pruned.outcome == "bounded"
         assert [level.kind for level in pruned.valid_measurement.levels] == ["saturation"]
         assert pruned.seconds.measuring > 0

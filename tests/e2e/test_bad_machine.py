@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from optimizer import cli
-from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run import run_study
+from optimizer.commands.run_options import RunOptions
 from optimizer.configuration.serving_config import ModelServing, ServingConfig
 from optimizer.errors import RequirementError, StorageError
 from optimizer.export.bundle.repository import Provenance, write_model_repository

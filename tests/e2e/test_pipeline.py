@@ -160,13 +160,6 @@ def test_a_configuration_of_the_pipeline_is_simulated(searched: tuple[Path, Opti
 
 
 @pytest.mark.slow
-def test_a_fleet_of_the_pipeline_is_planned(searched: tuple[Path, Optimizer]) -> None:
-    folder, _ = searched
-    planned = run_to_end(folder, "plan", "pipeline", "--demand", 100)
-    assert planned.process.returncode == 0, planned.output + planned.errors
-
-
-@pytest.mark.slow
 def test_the_exported_pipeline_is_verified(searched: tuple[Path, Optimizer]) -> None:
     folder, _ = searched
     exported = run_to_end(folder, "export", "pipeline", "--to", folder / "bundle")

@@ -13,7 +13,8 @@ import pytest
 from optimizer.artifacts.accuracy import Accuracy
 from optimizer.commands import run as wiring
 from optimizer.commands import run_context, trial_site
-from optimizer.commands.run import RunOptions, RunResult, run_study
+from optimizer.commands.run import RunResult, run_study
+from optimizer.commands.run_options import RunOptions
 from optimizer.search.evaluator import Evaluator
 from optimizer.search.prepared import Prepared
 from optimizer.study.events import Watcher

@@ -16,7 +16,8 @@ from optimizer.analysis.study_reading import read_study
 from optimizer.analysis.summary import StudySummary
 from optimizer.cluster.choice import ClusterChoice
 from optimizer.commands.measure import MeasureOptions
-from optimizer.commands.run import RunOptions, RunResult
+from optimizer.commands.run import RunResult
+from optimizer.commands.run_options import RunOptions
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_json
 from optimizer.study.directory import StudyDirectory

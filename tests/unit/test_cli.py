@@ -28,7 +28,8 @@ from optimizer.analysis.summary import MachineDrift, StudySummary
 from optimizer.cli import main
 from optimizer.cli.outcome import show_outcome
 from optimizer.cli.watchers import LiveView, PlainLines, watching
-from optimizer.commands.run import RunOptions, RunResult
+from optimizer.commands.run import RunResult
+from optimizer.commands.run_options import RunOptions
 from optimizer.errors import (
     EverythingFailedError,
     OptimizerError,

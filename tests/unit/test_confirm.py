@@ -15,8 +15,10 @@ from optimizer.machine.time_limit import TimeLimit
 from optimizer.measurement.cost import Candidate
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import Measurement
-from optimizer.search.confirm import Confirmed, ConfirmPhase, ranked
+from optimizer.measurement.resource_use import MachineUse
+from optimizer.search.confirm import Confirmed, ConfirmPhase
 from optimizer.search.evaluator import Protocols
+from optimizer.search.finalists import finalists_of, ranked
 from optimizer.study import decision
 from optimizer.study.decision import ROUNDS, candidate_of, levels_near, merged
 from optimizer.study.directory import StudyDirectory
@@ -436,6 +438,27 @@ def test_at_most_three_ties_are_measured_beside_the_winner(confirming: Confirmin
     history = history_of(*((config, ok(130, p95_ms=10 + n)) for n, config in enumerate(TIED)))
     confirming.run(history)
     assert confirming.evaluator.confirmed == TIED[:4] * 2
+
+
+def disturbed(evaluation: Evaluation, foreign_cores: float) -> Evaluation:
+    """The same, measured while other processes took so much of two cores."""
+    use = MachineUse(1.0, 2, 1.0, None, foreign_cores)
+    found = evaluation.valid_measurement
+    levels = tuple(replace(level, machine=use) for level in found.levels)
+    return replace(evaluation, measurement=replace(found, levels=levels))
+
+
+def test_what_may_be_the_best_without_other_processes_is_measured_beside_the_winner() -> None:
+    """Two cores of which one is taken may slow it down by a factor of 2."""
+    busy, too_slow, hardly_disturbed = CONFIGS[6:9]
+    records = history_of(
+        *((config, ok(capacity)) for config, capacity in ((A, 130), (B, 129), (C, 128))),
+        (busy, disturbed(ok(80), 1.0)),
+        (too_slow, disturbed(ok(60), 1.0)),
+        (hardly_disturbed, disturbed(ok(127), 0.05)),
+    )
+    queue = ranked(records.ok, SETTING)
+    assert [each.config for each in finalists_of(queue)] == [A, B, C, busy]
 
 
 def test_records_are_ranked_as_they_would_be_recommended() -> None:

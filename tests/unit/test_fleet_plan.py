@@ -50,10 +50,13 @@ def test_the_simulation_is_brought_to_the_measured_capacity() -> None:
 
 
 def test_a_simulation_that_cannot_be_brought_there_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"a\.large: the simulation does not reach the measured capacity of 9.*/s"
-    ):
-        instance(capacity=90_000.0).calibrated(seed=0)
+    """Neither where it serves too little, nor where it serves too much."""
+    served = batching_streams(limit_ms=1000.0)
+    allowed = simulated_capacity(served, seed=0)
+    for capacity in (4 * allowed, allowed / 4):
+        said = rf"a\.large: a capacity of {capacity:.1f}/s was .* allow {allowed:.1f}/s;"
+        with pytest.raises(ValueError, match=said):
+            instance(capacity=capacity, served=served).calibrated(seed=0)
 
 
 @pytest.mark.slow

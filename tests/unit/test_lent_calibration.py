@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from optimizer.analysis.lent_savings import LentSavings
 from optimizer.cli import commands
 from optimizer.commands.replay import lent_by, replay_table
-from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run import run_study
+from optimizer.commands.run_options import RunOptions
 from optimizer.configuration.hardware import Hardware
 from optimizer.errors import UsageError
 from optimizer.files.atomic import write_json

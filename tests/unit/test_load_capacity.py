@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.errors import LoadTestFailure
-from optimizer.load.capacity import CapacityProtocol, find_capacity
+from optimizer.load.capacity import CapacityProtocol, RunLevel, find_capacity
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LoadLevel, StreamLevel
 from optimizer.measurement.level_checks import why_missed
+from optimizer.measurement.resource_use import MachineUse
 from tests.unit.simulated_server import SimulatedServer, workload
 
 PROTOCOL = CapacityProtocol()
@@ -256,6 +257,37 @@ def test_a_configuration_that_saturates_below_the_incumbent_is_bounded() -> None
 
 def test_one_that_saturates_above_the_incumbent_is_measured() -> None:
     assert search(SimulatedServer(workload(500)), prune_below=0.39).outcome == "ok"
+
+
+def beside(server: SimulatedServer, foreign_cores: float) -> RunLevel:
+    """The server, while other processes take so much of two cores."""
+    use = MachineUse(1.0, 2, 1.0, None, foreign_cores)
+    return lambda plan: replace(server(plan), machine=use)
+
+
+def test_one_that_may_be_cheaper_without_other_processes_is_measured() -> None:
+    """Half a core of two may have slowed it down by a third."""
+    server = SimulatedServer(workload(500))
+    alone, disturbed = (
+        find_capacity(beside(server, cores), server.work, PROTOCOL, 64, prune_below=0.5)
+        for cores in (0.0, 0.5)
+    )
+    assert (alone.outcome, disturbed.outcome) == ("bounded", "ok")
+    assert disturbed.valid_measurement.slowdown == pytest.approx(4 / 3)
+
+
+def test_other_processes_widen_the_interval_upwards() -> None:
+    server = replace(SERVERS["two of batches of 8"], plans=[])
+    alone, disturbed = (
+        find_capacity(
+            beside(replace(server, rng=np.random.default_rng(0)), cores), server.work, PROTOCOL, 64
+        ).valid_measurement
+        for cores in (0.0, 0.5)
+    )
+    assert disturbed.capacity_per_second == alone.capacity_per_second
+    assert disturbed.load_factor_low == alone.load_factor_low
+    assert alone.load_factor_high is not None
+    assert disturbed.load_factor_high == pytest.approx(4 / 3 * alone.load_factor_high)
 
 
 def test_levels_last_until_enough_requests_are_due() -> None:

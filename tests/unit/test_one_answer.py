@@ -20,12 +20,13 @@ import optimizer
 from optimizer.analysis.study_reading import read_study
 from optimizer.analysis.study_status import study_status
 from optimizer.commands import export as exporting
-from optimizer.commands import run as wiring
+from optimizer.commands import study_run
 from optimizer.commands.compare import CompareOptions, compare_studies
 from optimizer.commands.dashboard import note_of_study
 from optimizer.commands.pareto import ParetoOptions, latency_costs
 from optimizer.commands.recommend import RecommendOptions, recommend_instances
 from optimizer.commands.report import report_study
+from optimizer.commands.run import RunResult
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import EverythingFailedError
 from optimizer.export.bundle.repository import holds_configuration
@@ -104,7 +105,7 @@ class Story:
     def begin(self) -> None:
         self.runs.run(trials=2)
 
-    def go_on(self, watch: Callable[[Event], None] = lambda _: None) -> wiring.RunResult:
+    def go_on(self, watch: Callable[[Event], None] = lambda _: None) -> RunResult:
         return self.runs.run(watch, trials=4)
 
     @contextmanager
@@ -202,7 +203,7 @@ def all_say(story: Story) -> Answer:
     return said["status"]
 
 
-def assert_settled(story: Story, result: wiring.RunResult) -> None:
+def assert_settled(story: Story, result: RunResult) -> None:
     """The run's own end says the same as all the others, and best/ holds it."""
     expected = (describe(story.all_configs[INT8_1]), "confirmed")
     assert all_say(story) == expected
@@ -258,7 +259,7 @@ def kill_on_renaming(patch: pytest.MonkeyPatch, kill: Kill) -> None:
 
 
 def kill_on_the_summary(patch: pytest.MonkeyPatch, kill: Kill) -> None:
-    patch.setattr(wiring, "write_summary", lambda *_: kill())
+    patch.setattr(study_run, "write_summary", lambda *_: kill())
 
 
 BETWEEN_THE_RENAMES = (kill_on_renaming, 2)

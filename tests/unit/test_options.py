@@ -29,7 +29,7 @@ PARTS = {"worker_resources"}
 
 
 def options_classes() -> dict[str, type]:
-    """Every class *Options of a command, by the command's name."""
+    """Every class *Options of a command, by the command's name: its module's, or begins it."""
     classes = {}
     for info in pkgutil.iter_modules(commands.__path__):
         module = importlib.import_module(f"optimizer.commands.{info.name}")
@@ -41,7 +41,7 @@ def options_classes() -> dict[str, type]:
             and value.__module__ == module.__name__
         ]
         if own:
-            [classes[info.name]] = own
+            [classes[info.name.removesuffix("_options")]] = own
     return classes
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import operator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from optimizer.cli import main
+from optimizer.commands.replay import open_table
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.fleet.planning import fleet_simulation, load_response
 from optimizer.fleet.price_list import price_list
@@ -109,6 +111,26 @@ def test_a_plan_is_printed_and_kept(results: Path) -> None:
     page = (results / "one" / "plan.html").read_text()
     assert "A fleet for daily, 300 to 3000/s, peak at 10 h" in page
     assert "<td>recommended</td>" in page
+
+
+@pytest.mark.slow
+def test_a_fleet_of_a_recorded_pipeline_is_planned(tmp_path: Path) -> None:
+    """The simulation of its three steps agrees with the capacity that was measured."""
+    table = open_table("text_classification")
+    space = table.space
+    directory = StudyDirectory(tmp_path / "pipeline")
+    begin_study(directory, replace(space, price=PRICE))
+    points = [space.search_space.config(p) for p in calibration_points(space.search_space)]
+    pool = InlinePool(RecordedEvaluator(table, np.random.default_rng(0)), SETTING.slot)
+    CalibratePhase(pool, directory, SETTING, lambda _: None).run(points)
+    best, capacity = max(table.true_capacity.items(), key=operator.itemgetter(1))
+    trial = measured_record(0, space.search_space.config(best), ok(capacity), SETTING)
+    directory.trials.write(trial)
+    ran = plan(tmp_path, "pipeline", "--demand", "2000")
+    assert ran.exit_code == 0, ran.output
+    [instance] = json.loads((tmp_path / "pipeline" / "plan.json").read_text())["instances"]
+    assert instance["capacity_per_second"] == pytest.approx(capacity)
+    assert 0.8 < instance["service_times_moved_by"] < 1.25
 
 
 def test_without_a_demand_it_is_the_studys_own(results: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from optimizer.commands import recommend as recommending
 from optimizer.commands.load_test_job import job_content
 from optimizer.commands.recommend import RecommendOptions, recommend_instances
-from optimizer.commands.run import RunOptions
+from optimizer.commands.run_options import RunOptions
 from optimizer.errors import StorageError, UsageError
 from optimizer.files.atomic import write_json
 from optimizer.files.shipped import shipped

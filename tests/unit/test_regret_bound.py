@@ -10,10 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from optimizer.commands.finished_study import has_certified
-from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run import run_study
+from optimizer.commands.run_options import RunOptions
 from optimizer.errors import UsageError
 from optimizer.files.shipped import shipped
-from optimizer.search.confirm import FINALISTS
+from optimizer.search.finalists import FINALISTS
 from optimizer.search.surrogate import regret
 from optimizer.search.surrogate.point_features import PointFeatures
 from optimizer.simulator.forecast import Forecast

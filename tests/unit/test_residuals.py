@@ -31,7 +31,9 @@ def terms(expected: Array | None = None, log_sd: float = 0.1) -> Terms:
 
 
 def fitted(rows: Rows, differences: Array, of: Terms | None = None) -> ResidualModel:
-    return ResidualModel.fitted(of or terms(), Observations(rows, differences), Scales())
+    return ResidualModel.fitted(
+        of or terms(), Observations(rows, differences, np.zeros(len(rows))), Scales()
+    )
 
 
 NOTHING = fitted(np.array([], dtype=np.int64), np.array([]))
@@ -129,7 +131,7 @@ def test_points_that_run_take_as_much_uncertainty_away_as_if_they_had_been_measu
     pending = PendingResiduals(model, ALL)
     for n in range(0, 10, 5):
         pending.add(new[n : n + 5])
-    observed = Observations(np.concatenate([rows, new]), np.zeros(20))
+    observed = Observations(np.concatenate([rows, new]), np.zeros(20), np.zeros(20))
     for sd, fit in zip(pending.mixture().sds, model.given(observed).predictions(ALL), strict=True):
         assert sd == pytest.approx(np.sqrt(fit.variance), rel=1e-6)
 
@@ -143,10 +145,22 @@ def test_draws_have_the_mean_and_deviation_that_are_predicted() -> None:
     assert drawn.std(axis=0) == pytest.approx(sd, rel=0.1)
 
 
+def test_what_was_disturbed_counts_less() -> None:
+    rows, differences = some_rows(10), np.zeros(10)
+    differences[3] = -0.4
+    model = fitted(rows, differences)
+    disturbances = np.where(differences == 0, 0.0, 0.3)
+    disturbed = model.given(Observations(rows, differences, disturbances))
+    (believed, sure), (doubted, unsure) = model.predict(rows[3:4]), disturbed.predict(rows[3:4])
+    assert believed[0] < -0.2 < doubted[0] < 0
+    assert unsure[0] > 2 * sure[0]
+
+
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 20))
 def test_the_gradient_is_that_of_the_likelihood(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
-    seen = Observations(some_rows(count, seed), rng.standard_normal(count))
+    disturbances = rng.uniform(0, 0.5, count)
+    seen = Observations(some_rows(count, seed), rng.standard_normal(count), disturbances)
     priors = [*Scales().listed, *([_DISTANCE_WEIGHT] * LIKE.coordinates.shape[1])]
     likelihood = _Likelihood(terms(), seen, priors)
     at = np.log([prior.median for prior in priors]) + 0.3 * rng.standard_normal(len(priors))

@@ -19,8 +19,9 @@ from optimizer.analysis.run_summary import LoadRuns
 from optimizer.analysis.summary import ParetoEntry
 from optimizer.cli import commands
 from optimizer.cli.terminal import print_table
-from optimizer.commands.run import RunOptions, run_study
+from optimizer.commands.run import run_study
 from optimizer.commands.run_context import require_same_space
+from optimizer.commands.run_options import RunOptions
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import SpaceChangedError, UsageError
 from optimizer.files.shipped import shipped

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 from optimizer.measurement.cost import Price
 from optimizer.simulator.network import Network
@@ -20,7 +21,8 @@ _REQUESTS = 40_000
 _MAX_FACTOR = 3.0
 """Largest scaling of service times that calibrates the simulation to the measured capacity."""
 
-_BISECTIONS = 12
+_FACTOR_TOLERANCE = 0.001
+"""Of the logarithm of that factor."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +86,27 @@ class Instance:
         """Return the instance with service times scaled to the measured capacity.
 
         Raises:
-            ValueError: where no factor up to 3 suffices.
+            ValueError: where the measured capacity is not between those that are simulated with
+                service times of a third and of three times the length.
         """
-        low, high = -math.log(_MAX_FACTOR), math.log(_MAX_FACTOR)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            slower = self.served.slower(math.exp(middle))
-            if self.copies * simulated_capacity(slower, seed) >= self.capacity_per_second:
-                low = middle
-            else:
-                high = middle
-        if low == -math.log(_MAX_FACTOR) or high == math.log(_MAX_FACTOR):
+        # Importing scipy.optimize takes long.
+        from scipy.optimize import brentq
+
+        @cache
+        def excess(log_factor: float) -> float:
+            slower = self.served.slower(math.exp(log_factor))
+            return self.copies * simulated_capacity(slower, seed) - self.capacity_per_second
+
+        most = math.log(_MAX_FACTOR)
+        if excess(-most) < 0 or excess(most) > 0:
+            simulated = self.capacity_per_second + excess(0.0)
             raise ValueError(
-                f"{self.name}: the simulation does not reach the measured capacity of "
-                f"{self.capacity_per_second:.1f}/s with service times scaled by up to "
-                f"{_MAX_FACTOR:g}; measure the configuration again"
+                f"{self.name}: a capacity of {self.capacity_per_second:.1f}/s was measured, but "
+                f"the service times of its trials allow {simulated:.1f}/s; the service times may "
+                f"be scaled by {_MAX_FACTOR:g} at most. Other processes may have used the machine "
+                "while one of the two was measured: measure the configuration again"
             )
-        factor = math.exp((low + high) / 2)
+        factor = math.exp(brentq(excess, -most, most, xtol=_FACTOR_TOLERANCE))
         return replace(self, served=self.served.slower(factor), moved=factor)
 
 

@@ -23,7 +23,7 @@ from optimizer.configuration.model_space import Position
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.measurement.trial_record import TrialRecord
-from optimizer.search.confirm import FINALISTS
+from optimizer.search.finalists import FINALISTS
 from optimizer.search.surrogate import regret
 from optimizer.search.surrogate.assessment import WORTHWHILE, Assessment, Candidates
 from optimizer.search.surrogate.expected_improvement import Effort

@@ -122,7 +122,7 @@ class Posterior:
         overshoot = _overshoot_differences(trials, expected)
         # A difference of 0 was assumed, and says nothing about the error of the forecast.
         informative = overshoot.differences != 0
-        missed = Observations(overshoot.rows[informative], overshoot.differences[informative])
+        missed = overshoot.at(informative)
         return cls(
             expected,
             cost_model.given(differences),
@@ -167,14 +167,13 @@ def cost_differences(trials: Sequence[TrialAtRow], expected: LogForecast) -> Obs
 
     The told value is the cost at capacity for "ok", and at saturation for every other outcome.
     """
-    rows, differences = [], []
+    differences = []
     for row, record in trials:
         if record.told_value is not None:
             at_capacity = record.outcome == "ok"
             own = expected.log_cost if at_capacity else expected.log_cost_at_saturation
-            rows.append(row)
-            differences.append(math.log(record.told_value) - own[row])
-    return _observations(rows, differences)
+            differences.append((row, record, math.log(record.told_value) - own[row]))
+    return _observations(differences)
 
 
 def _overshoot_differences(trials: Sequence[TrialAtRow], expected: LogForecast) -> Observations:
@@ -183,20 +182,28 @@ def _overshoot_differences(trials: Sequence[TrialAtRow], expected: LogForecast) 
     It is measured only where it misses the limits. A point that met them counts as forecast, or as
     just within the limit where the forecast misses it.
     """
-    rows, differences = [], []
+    differences = []
     for row, record in trials:
         forecast = expected.log_overshoot[row]
         if record.outcome == "infeasible" and record.constraints:
-            rows.append(row)
-            differences.append(math.log1p(max(v for _, v in record.constraints)) - forecast)
+            missed = math.log1p(max(v for _, v in record.constraints))
+            differences.append((row, record, missed - forecast))
         elif record.outcome == "ok":
-            rows.append(row)
-            differences.append(min(forecast, _LOG_JUST_MET) - forecast)
-    return _observations(rows, differences)
+            differences.append((row, record, min(forecast, _LOG_JUST_MET) - forecast))
+    return _observations(differences)
 
 
-def _observations(rows: Sequence[int], differences: Sequence[float]) -> Observations:
-    return Observations(np.array(rows, dtype=np.int64), np.array(differences, dtype=np.float64))
+def _observations(differences: Sequence[tuple[int, TrialRecord, float]]) -> Observations:
+    """Return the differences of trials, each with its row."""
+    disturbances = [
+        math.log(record.measurement.slowdown) if record.measurement is not None else 0.0
+        for _, record, _ in differences
+    ]
+    return Observations(
+        np.array([row for row, _, _ in differences], dtype=np.int64),
+        np.array([value for _, _, value in differences], dtype=np.float64),
+        np.array(disturbances, dtype=np.float64),
+    )
 
 
 def _success_shares(trials: Sequence[TrialAtRow], features: PointFeatures) -> Array:

@@ -166,19 +166,30 @@ def _matern(squared: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Observations:
-    """Residuals of the points `rows`, both of shape [observations]."""
+    """Residuals of the points `rows`, all arrays of shape [observations].
+
+    Attributes:
+        disturbances: standard deviation of each by other processes on the machine, beyond the noise
+            of all.
+    """
 
     rows: Rows
     differences: Array
+    disturbances: Array
 
     @classmethod
     def joined(cls, several: Iterable[Observations]) -> Observations:
         """Return several observations as one, in their order."""
-        listed = [cls(np.zeros(0, dtype=np.int64), np.zeros(0)), *several]
+        listed = [cls(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0)), *several]
         return cls(
             np.concatenate([each.rows for each in listed]),
             np.concatenate([each.differences for each in listed]),
+            np.concatenate([each.disturbances for each in listed]),
         )
+
+    def at(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> Observations:
+        """Return some of the observations, by their indices or by a mask."""
+        return Observations(self.rows[chosen], self.differences[chosen], self.disturbances[chosen])
 
 
 @dataclass(frozen=True)
@@ -279,9 +290,8 @@ class _Fit:
         if len(observations.rows) == 0:
             return self
         covariance = self.covariance(terms.between(observations.rows, observations.rows))
-        root = linalg.cholesky(
-            covariance + self.variances[-1] * np.eye(len(covariance)), lower=True
-        )
+        noise = np.diag(self.variances[-1] + np.square(observations.disturbances))
+        root = linalg.cholesky(covariance + noise, lower=True)
         return replace(
             self, root=root, alpha=linalg.cho_solve((root, True), observations.differences)
         )
@@ -345,7 +355,7 @@ def _subsampled(observations: Observations) -> Observations:
     if count <= _MOST_OBSERVATIONS:
         return observations
     chosen = np.unique(np.linspace(0, count - 1, _MOST_OBSERVATIONS).round().astype(np.int64))
-    return Observations(observations.rows[chosen], observations.differences[chosen])
+    return observations.at(chosen)
 
 
 class _Likelihood:
@@ -359,6 +369,7 @@ class _Likelihood:
         self._fixed = np.vstack([pairs.covariances.reshape(-1, count), noise])
         self._distances = pairs.distances.reshape(-1, count)
         self._differences = observations.differences
+        self._disturbance = np.diag(np.square(observations.disturbances)).ravel()
         self._middle = np.array([math.log(prior.median) for prior in priors])
         self._spread = np.array([prior.log_sd for prior in priors])
 
@@ -368,7 +379,7 @@ class _Likelihood:
         # The ordinary term is the last but one, before the noise.
         fixed = np.delete(variances, -2)
         ordinary, slope = _matern(weights @ self._distances)
-        covariance = fixed @ self._fixed + variances[-2] * ordinary
+        covariance = fixed @ self._fixed + variances[-2] * ordinary + self._disturbance
         count = len(self._differences)
         root = linalg.cholesky(covariance.reshape(count, count), lower=True)
         alpha = linalg.cho_solve((root, True), self._differences)
