@@ -5,8 +5,8 @@
 The space, in `small_space.yaml`, is the kind in which Model Analyzer 1.58 (optuna mode) ended after
 107 s with 2 configurations measured. The artefact is built by a run that is not counted, since
 Model Analyzer does not make the model either. Seconds are from the start of the process, by the
-times at which the study's files were written. The best is that of a recording of all ten points,
-the same machine, afterwards; `--table` gives one that is there already.
+times at which the study's files were written. The best is that of a search by `grid` afterwards,
+which measures all ten points.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.configuration.serving_config import ServingConfig, describe
-from optimizer.search.recorded.table import RecordedTable
-from optimizer.search.recorded.table_file import read_table
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.record_store import RecordStore
 
@@ -68,14 +66,25 @@ def written(store: RecordStore) -> list[float]:
     return sorted(path.stat().st_mtime for path in store.folder.glob("*.json"))
 
 
-def share_of(config: ServingConfig, table: RecordedTable) -> float:
-    """Return the capacity of a configuration by the recording, relative to the best."""
-    position = table.space.search_space.position_of(config)
-    assert position is not None, "the recording is of the same space"
-    return table.true_capacity[position] / max(table.true_capacity.values())
+def shares_of(whole: StudyDirectory) -> dict[ServingConfig, float]:
+    """Return the capacity of each configuration by its trial, relative to the best.
+
+    That of a pruned one is at most its saturation.
+    """
+    capacities = {
+        record.config: record.measurement.capacity_per_second
+        if record.outcome == "ok"
+        else record.measurement.capacity_high_per_second or 0.0
+        for record in whole.trials.read_all().values()
+        if record.measurement is not None
+    }
+    best = max(capacities.values())
+    return {config: capacity / best for config, capacity in capacities.items()}
 
 
-def timeline(study: StudyDirectory, began: float, table: RecordedTable) -> Timeline:
+def timeline(
+    study: StudyDirectory, began: float, shares: Mapping[ServingConfig, float]
+) -> Timeline:
     """Return when each phase of a run ended."""
     prepared, ended = study.prepared.stat().st_mtime, study.summary.stat().st_mtime
     trials, summary = study.trials.read_all(), study.read_json(study.summary)
@@ -83,7 +92,7 @@ def timeline(study: StudyDirectory, began: float, table: RecordedTable) -> Timel
     near = (
         end
         for end, record in zip(ends, trials.values(), strict=True)
-        if record.outcome == "ok" and share_of(record.config, table) >= 1 - NEAR
+        if record.outcome == "ok" and shares[record.config] >= 1 - NEAR
     )
     first, best = next(near, None), summary["best"]
     chosen = next(
@@ -98,7 +107,7 @@ def timeline(study: StudyDirectory, began: float, table: RecordedTable) -> Timel
         ended - began,
         len(trials),
         summary["confirm_shortened"] or "",
-        None if chosen is None else share_of(chosen.config, table),
+        None if chosen is None else shares[chosen.config],
     )
 
 
@@ -122,7 +131,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--timeout", help="of each run, such as 107s; by default the space's")
     parser.add_argument("--results", type=Path, default=Path("results/benchmarks/small"))
-    parser.add_argument("--table", type=Path, help="a recording of the space on this machine")
     given = parser.parse_args()
     results, cache = given.results, given.results / "cache"
     run(results, cache, "run", "--study", "builds", "--trials", "1", "--sampler", "random")
@@ -132,11 +140,10 @@ def main() -> None:
         for number in range(given.runs)
         for name in [f"seed-{number}"]
     }
-    if given.table is None:
-        run(results, cache, "record")
-    table = read_table(given.table or results / "small-space" / "recorded" / "table.csv")
+    run(results, cache, "run", "--study", "whole", "--sampler", "grid")
+    shares = shares_of(StudyDirectory(results / "whole"))
     runs = [
-        (name, timeline(StudyDirectory(results / name), at, table)) for name, at in began.items()
+        (name, timeline(StudyDirectory(results / name), at, shares)) for name, at in began.items()
     ]
     print("\n".join(lines(runs)))
 
