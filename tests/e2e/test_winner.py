@@ -24,7 +24,7 @@ class Measured:
     output: str = ""
 
     def run(self, *options: object) -> Optimizer:
-        return completed(self.folder, *self.search, "--timeout", "45s", *options)
+        return completed(self.folder, *self.search, "--timeout", "60s", *options)
 
     def found(self, name: str) -> dict[str, Any]:
         path = self.folder / "results" / "tiny" / "winner" / f"{name}.json"
