@@ -24,6 +24,11 @@ _RUNS_OF_FURTHER_ARTIFACT = 2
 """Calibration runs where there are several models, at most `CALIBRATION_RUNS`: every run shows all
 of them, and a further artefact of one shows at its smallest and at its largest batch."""
 
+_ENOUGH_SD = 0.06
+"""No further run of one model is made once its log saturations are known so closely, on average. A
+forecast has an error of about twice as much in any case, so that a trial, which shows both, is
+worth more. Runs of several models also show what these do to each other."""
+
 LIGHT_RUNS = 3
 """Calibration runs that have a light load; in the others it is not worth its time."""
 
@@ -43,8 +48,9 @@ def calibration_points(
 
     The saturated level of each next point lowers the summed variance of the log saturation over all
     points of the space the most, given the points before it. The prior alone decides, so the points
-    do not depend on results. Of points that differ only in preferred batch sizes and queue delay,
-    the one without either is taken: saturated, it executes its largest batch.
+    do not depend on results. A small space needs fewer than `count`, see `_ENOUGH_SD`. Of points
+    that differ only in preferred batch sizes and queue delay, the one without either is taken:
+    saturated, it executes its largest batch.
 
     Args:
         lent: observations on other hardware, which leave less to be learnt here.
@@ -73,7 +79,11 @@ def calibration_points(
     points, taken = [space.baseline], (distinct == start).all(axis=1)
     if executed is not None:
         taken |= ~executed[rows]
-    while len(points) < count and not taken.all():
+    while (
+        len(points) < count
+        and not taken.all()
+        and (len(designs) > 1 or designs[0].mean_variance > _ENOUGH_SD**2)
+    ):
         gains = sum(d.gains(own) for d, own in zip(designs, distinct.T, strict=True))
         best = int(np.argmax(np.where(taken, -np.inf, gains)))
         taken[best] = True
@@ -192,6 +202,12 @@ class _Design:
             self._condition(row)
         self._covariance = self._covariance[: len(kept), : len(kept)]
         self.measure(start)
+
+    @property
+    def mean_variance(self) -> float:
+        """Variance of a point's log saturation that is left, on average over the space."""
+        left = self._weights @ self._covariance.diagonal()
+        return float(left / self._weights.sum())
 
     def gains(self, levels: _Ints) -> NDArray[np.float64]:
         """Return by how much measuring each level would lower the weighted sum of variances."""

@@ -6,6 +6,8 @@ the share by which the best point of the whole table is cheaper than the best of
 trials, as the confirm phase tells them apart. Rows count searches whose bound held at the end, and
 at every trial up to it; and, at the end, for the cheapest trial as it is.
 
+With `--small`, spaces of ten points are searched: parts of the tables, and made-up servers.
+
 With `--calibrate`, searches of other made-up servers, and of tables with redistributed errors, go
 on to their last trial. Their scores give the level of the bound, see
 `optimizer.search.surrogate.regret`.
@@ -19,11 +21,12 @@ Writes tables (Markdown and CSV) to results/benchmarks/.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -58,6 +61,9 @@ CALIBRATION_SEED = 1001
 
 LIKELY = 0.5
 """Probability of meeting the limits above which a point is predicted."""
+
+ALL_CORES = "instance_count * intra_op_threads == cores"
+SMALL_ARTIFACTS = tuple(itertools.product(("onnxruntime", "openvino"), ("fp32", "int8")))
 
 NEVER = 1e-9
 """A regret that no bound reaches."""
@@ -117,7 +123,8 @@ class Looks:
 def predicted_share(table: RecordedTable, records: Sequence[TrialRecord]) -> float:
     """Return the share of the points without a trial whose cost is within its interval.
 
-    Points that are likely to miss the limits, and those that do, are left out.
+    Points that are likely to miss the limits, and those that do, are left out; NaN where none is
+    left.
     """
     context, space = recorded_context(table.space), table.space.search_space
     expected = LogForecast.of(forecast_of(table), context)
@@ -126,6 +133,8 @@ def predicted_share(table: RecordedTable, records: Sequence[TrialRecord]) -> flo
     capacities = np.array([table.true_capacity[space.at(row)] for row in range(len(space))])
     open_rows = np.setdiff1d(np.flatnonzero(capacities), [row for row, _ in trials])
     rows = open_rows[posterior.feasible(open_rows) > LIKELY]
+    if len(rows) == 0:
+        return math.nan
     log_cost, sd = posterior.log_cost(rows)
     each = context.demand.inferences_per_request
     true = np.log([usd_per_million(context.price.usd_per_hour, c, each) for c in capacities[rows]])
@@ -183,6 +192,39 @@ def nth_shuffled(path: Path, number: int) -> RecordedTable:
 def made_up(seed: int) -> RecordedTable:
     """Return a made-up server with one queue setting."""
     return synthetic_table(seed, conditions=ONE_QUEUE)
+
+
+def small_part(path: Path, runtime: str, precision: str) -> RecordedTable:
+    """Return the part of a table with one artefact, one queue setting and all cores in use."""
+    table = read_table(path)
+    space = table.space.search_space
+    conditions = [f"runtime == '{runtime}'", f"precision == '{precision}'", ALL_CORES, *ONE_QUEUE]
+    limits = replace(space.limits, conditions=(*space.limits.conditions, *conditions))
+    part = replace(space, limits=limits)
+    points = {part.at(row) for row in range(len(part))}
+    rows = tuple(row for row in table.rows if row.position in points)
+    return replace(table, space=replace(table.space, search_space=part), rows=rows)
+
+
+def small_server(seed: int) -> RecordedTable:
+    """Return a made-up server with ten configurations of one artefact."""
+    runtime, precision = SMALL_ARTIFACTS[seed % len(SMALL_ARTIFACTS)]
+    conditions = (f"runtime == '{runtime}'", f"precision == '{precision}'", ALL_CORES, "batching")
+    return synthetic_table(seed, conditions=(*ONE_QUEUE, *conditions))
+
+
+def small(tables: Sequence[Path], seeds: int, servers: int, percent: float | None) -> list[Task]:
+    """Return searches of spaces of ten points."""
+    parts = [
+        Task(f"ten points of {path.stem}", partial(small_part, path, *each), seed, 20, percent)
+        for path in tables
+        for each in SMALL_ARTIFACTS
+        for seed in range(seeds)
+    ]
+    return parts + [
+        Task("made-up servers of ten points", partial(small_server, seed), seed, 20, percent)
+        for seed in range(servers)
+    ]
 
 
 def judged(tables: Sequence[Path], seeds: int, servers: int, percent: float | None) -> list[Task]:
@@ -259,11 +301,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30, help="of each recorded table")
     parser.add_argument("--servers", type=int, default=60, help="made-up ones")
     parser.add_argument("--regret", type=float, metavar="PERCENT", help="ends the searches")
+    parser.add_argument("--small", action="store_true", help="search small spaces alone")
     parser.add_argument("--calibrate", type=int, metavar="COUNT", help="of each kind of search")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     given = parser.parse_args()
     tables = sorted(shipped("tables").glob("*.csv"))
     tasks = judged(tables, given.seeds, given.servers, given.regret)
+    if given.small:
+        # A pipeline has no small part that batches.
+        single = [path for path in tables if path.stem != "text_classification"]
+        tasks = small(single, given.seeds, given.servers, given.regret)
     if given.calibrate:
         tasks = list(calibrating(tables, given.calibrate))
     # One thread each: the searches are what runs side by side.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -82,15 +82,53 @@ def built(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(cache, files, prepared.evaluation, reference)
 
 
-def searched_results(built: Built, folder: Path, space: Mapping[str, Any]) -> Path:
-    """Run a search at random to its end in `folder`, and return where its results are."""
-    command = ["run", tiny.write_space(folder, space), "--cache", built.cache]
-    optimizer = Optimizer([*command, "--sampler", "random"], folder)
+def completed(folder: Path, *arguments: object) -> Optimizer:
+    """Run a command in `folder` to its end, which must be a good one."""
+    optimizer = Optimizer(arguments, folder)
     try:
-        assert optimizer.wait() == 0, optimizer.errors
+        assert optimizer.wait() == 0, optimizer.output + optimizer.errors
     finally:
         optimizer.end()
-    return folder / "results"
+    return optimizer
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A finished study `tiny` of one trial, on an instance type of SageMaker.
+
+    Attributes:
+        folder: where it was searched, which no test changes.
+    """
+
+    folder: Path
+    cache: Path
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the results to a folder whose command `run` may go on with them."""
+        shutil.copytree(self.folder / "results", folder / "results", symlinks=True)
+
+    @property
+    def search(self) -> tuple[object, ...]:
+        """The command that has searched it."""
+        space = self.folder / "space.yaml"
+        return ("run", space, "--cache", self.cache, "--sampler", "random")
+
+
+@pytest.fixture(scope="session")
+def searched(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """One search for all files that need a study and not how it came to be."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which all workers have in common
+    searched = Searched(folder / "a search", built.cache)
+    searched.folder.mkdir(exist_ok=True)
+    with (searched.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # To run it once more would give it a lease, which another worker might copy.
+        if not (searched.folder / "results" / "tiny" / "summary.json").exists():
+            tiny.write_space(searched.folder, tiny.LABELLED)
+            completed(searched.folder, *searched.search)
+    return searched
 
 
 StartOptimizer = Callable[..., Optimizer]

@@ -74,6 +74,18 @@ def shared_memory_of(pid: int) -> list[Path]:
     return sorted(SHARED_MEMORY.glob(f"tco_*_{pid}_*"))
 
 
+RECORDING_ONCE = (
+    sys.executable,
+    "-c",
+    "import sys; from optimizer.cli import main; from optimizer.search.recorded import recording; "
+    "recording.ROUNDS = recording.MOST_ATTEMPTS = 1; main(sys.argv[3:])",
+)
+"""An interpreter whose `record` repeats each of the best points once, and no disturbed one.
+
+How often it would is tested without a server, and takes most of the time on one.
+"""
+
+
 class Optimizer:
     """One `python -m optimizer ...`, its output in files.
 
@@ -161,10 +173,12 @@ class Optimizer:
         self.marked.end()
 
 
-def run_to_end(folder: Path, command: str, *arguments: object) -> Optimizer:
+def run_to_end(
+    folder: Path, command: str, *arguments: object, python: Sequence[str] = (sys.executable,)
+) -> Optimizer:
     """Run a command to its end, with the artefact cache of its folder."""
     cache = ("--cache", folder / "cache") if command in ("run", "measure", "export") else ()
-    optimizer = Optimizer([command, *cache, *arguments], folder)
+    optimizer = Optimizer([command, *cache, *arguments], folder, python=python)
     try:
         optimizer.wait(280)
     finally:

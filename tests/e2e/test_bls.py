@@ -107,13 +107,14 @@ def test_a_model_that_calls_one_that_calls_others_is_measured_with_all(tmp_path:
     pipeline_models.write_nested_bls(tmp_path / "models")
     calls = {"front_bls": ["text_bls"], "text_bls": [*STEPS]}
     path = write_space(tmp_path, {"model": "front_bls", "calls": calls})
-    optimizer = run_to_end(tmp_path, "run", path, "--trials", "1", "--sampler", "grid")
+    optimizer = run_to_end(tmp_path, "measure", path, "--rate", "20")
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
-    [trial] = trials(tmp_path)
-    composed = {own["name"]: own["steps"] for own in trial["config"]["graph"]["composed"]}
+    [file] = (tmp_path / "results" / "calls" / "measured").glob("*/measured.json")
+    measured = json.loads(file.read_text())
+    composed = {own["name"]: own["steps"] for own in measured["config"]["graph"]["composed"]}
     assert [step["model"] for step in composed["front_bls"]] == ["text_bls"]
     assert [step["model"] for step in composed["text_bls"]] == [*STEPS]
-    for level in trial["measurement"]["levels"]:
+    for level in measured["levels"]:
         assert [stream["errors"] for stream in level["streams"]] == [0]
         served = {split["model"]: split for split in level["server"]}
         assert [name for name, split in served.items() if not split["step"]] == ["front_bls"]

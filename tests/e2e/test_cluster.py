@@ -147,8 +147,8 @@ def test_a_search_survives_the_loss_of_a_node_and_of_its_coordinator(
     assert lost[1] in ("one", "two")
     assert_each_was_told_once(study)
 
-    options = ("--study", "alone", "--sampler", "grid")
-    alone = start(space, *options, environment=without_ray(tmp_path))
+    own = ("--study", "alone", "--sampler", "grid", "--trials", 2)
+    alone = start(space, *own, environment=without_ray(tmp_path))
     assert alone.wait(PATIENCE) == 0, alone.errors
     assert best_delay(StudyDirectory(tmp_path / "results" / "alone")) == 0
     assert best_delay(study) == 0

@@ -24,32 +24,10 @@ from optimizer.triton.control import Endpoint, ServerControl
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
 from optimizer.triton.repository import read_config
-from tests.e2e import tiny
-from tests.e2e.conftest import Built
+from tests.e2e.conftest import Searched, completed
 from tests.e2e.running import ROOT, Optimizer, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-# What a machine that is busy with something else serves as well.
-_BERT = tiny.SPACE["models"]["bert"]
-_LABELS = {"0": "no", "1": "perhaps", "2": "yes"}
-_CONFIG = {key: v for key, v in _BERT["source"]["config"].items() if key != "num_labels"}
-SPACE = tiny.space(
-    models={
-        "bert": {
-            **_BERT,
-            "source": {**_BERT["source"], "config": {**_CONFIG, "id2label": _LABELS}},
-        }
-    },
-    traffic={"demand_per_second": 200},
-    parameters={
-        "runtime": ["onnxruntime"],
-        "precision": ["fp32"],
-        "batching": [True],
-        "max_batch_size": [4],
-        "max_queue_delay_us": [500],
-    },
-)
 
 # A machine that others use serves a tenth of what it did a minute ago.
 LAX = ("--within", "100000")
@@ -69,19 +47,11 @@ Verify = Callable[..., Verified]
 
 
 @pytest.fixture(scope="module")
-def exported(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(searched: Searched, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle, from whose making nothing else is left."""
     folder = tmp_path_factory.mktemp("made here")
-    space = tiny.write_space(folder, SPACE)
-    for arguments in (
-        ["run", space, "--cache", built.cache, "--sampler", "random"],
-        ["export", "tiny", "--cache", built.cache, "--to", "bundle"],
-    ):
-        optimizer = Optimizer(arguments, folder)
-        try:
-            assert optimizer.wait() == 0, optimizer.errors
-        finally:
-            optimizer.end()
+    searched.copy_to(folder)
+    completed(folder, "export", "tiny", "--cache", searched.cache, "--to", "bundle")
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "exported"
     shutil.move(folder / "bundle", elsewhere)
     shutil.rmtree(folder)

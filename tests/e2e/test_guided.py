@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli import commands
-from optimizer.simulator.calibration import CALIBRATION_RUNS, LIGHT_RUNS
+from optimizer.commands.run_context import open_space
+from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.study.directory import StudyDirectory
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
@@ -27,15 +28,17 @@ def test_a_guided_search_calibrates_once_and_predicts_what_it_has_not_served(
 ) -> None:
     space = tiny.write_space(tmp_path, SPACE)
     first = start(space, "--sampler", "guided", "--trials", 2)
-    first.wait_for("calibrate: up to 6 steps")
+    needed = len(calibration_points(open_space(space).search_space))
+    first.wait_for(f"calibrate: up to {needed - 1} steps")
     assert first.wait() == 0, first.errors
     study = StudyDirectory(tmp_path / "results" / "tiny")
     calibration = study.calibration.read_all()
-    assert len(calibration) == CALIBRATION_RUNS - 1
+    assert len(calibration) == needed - 1 >= LIGHT_RUNS
     baseline = study.trials.read_all()[0].config
-    assert len({baseline, *(record.config for record in calibration.values())}) == CALIBRATION_RUNS
+    assert len({baseline, *(record.config for record in calibration.values())}) == needed
     levels = [r.measurement.levels for r in calibration.values() if r.measurement is not None]
-    assert [own[-1].kind for own in levels] == ["open_loop"] * LIGHT_RUNS + ["saturation"] * 3
+    saturated = ["saturation"] * (needed - 1 - LIGHT_RUNS)
+    assert [own[-1].kind for own in levels] == ["open_loop"] * LIGHT_RUNS + saturated
     summary = study.read_json(study.summary)
     assert summary["remaining_gap"] is None, "no bound is stated after two trials"
     assert summary["measuring_seconds"] > sum(r.seconds.measuring for r in calibration.values())

@@ -34,6 +34,7 @@ def gated(folder: Path, cache: Path, length: int) -> dict[tuple[Runtime, Precisi
     content = minilm.space(length)
     content["parameters"]["precision"] = ["int8", "int8_dynamic"]
     content["models"]["minilm"]["evaluation"]["samples"] = 16
+    content["models"]["minilm"]["calibration"]["samples"] = 16
     space = open_space(tiny.write_space(folder, content))
     with (
         embedded_session(folder) as session,

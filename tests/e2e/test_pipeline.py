@@ -21,7 +21,7 @@ from optimizer.export.platforms.formats import PLATFORMS
 from optimizer.search.recorded.table_file import read_table
 from optimizer.triton.launcher import free_ports
 from tests.e2e import pipeline_models, tiny
-from tests.e2e.running import Optimizer, run_to_end, wait_until
+from tests.e2e.running import RECORDING_ONCE, Optimizer, run_to_end, wait_until
 from tests.e2e.test_production import answers, started
 
 pytestmark = pytest.mark.timeout(300)
@@ -235,12 +235,11 @@ def test_every_platform_takes_the_pipeline_and_its_archive_answers(
 
 
 @pytest.mark.slow
-def test_a_pipeline_is_recorded_and_its_table_is_searched(
-    searched: tuple[Path, Optimizer], tmp_path: Path
-) -> None:
-    shutil.copytree(searched[0] / "models", tmp_path / "models")
+def test_a_pipeline_is_recorded_and_its_table_is_searched(tmp_path: Path) -> None:
+    pipeline_models.write_pipeline(tmp_path / "models")
     space = write_space(tmp_path, {"classifier.batching": [True]})
-    recorded = run_to_end(tmp_path, "record", space, "--cache", tmp_path / "cache")
+    cache = ("--cache", tmp_path / "cache")
+    recorded = run_to_end(tmp_path, "record", space, *cache, python=RECORDING_ONCE)
     assert recorded.process.returncode == 0, recorded.output + recorded.errors
     path = tmp_path / "results" / "pipeline" / "recorded" / "table.csv"
     table = read_table(path)

@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import urllib.request
@@ -28,8 +27,7 @@ from optimizer.export.platforms.sagemaker import write_model_archive
 from optimizer.export.platforms.server import REPOSITORY, server_command
 from optimizer.triton.embedded import find_embedded_runtime
 from optimizer.triton.launcher import free_ports
-from tests.e2e import tiny
-from tests.e2e.conftest import Built, StartOptimizer, searched_results
+from tests.e2e.conftest import Built, Searched, StartOptimizer
 from tests.e2e.production import DEPLOYMENT, REQUEST, write_repository
 from tests.e2e.running import wait_until
 from tests.unit.deployments import platform_files
@@ -195,20 +193,10 @@ def test_a_server_of_the_manifests_shows_every_metric_that_is_watched(
         assert f"\nnv_inference_pending_request_count{model} 0\n" in found, "none is left waiting"
 
 
-@pytest.fixture(scope="module")
-def searched(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of a search on an instance type of SageMaker."""
-    return searched_results(
-        built,
-        tmp_path_factory.mktemp("searched"),
-        tiny.space(price={"instance_type": "ml.c5.xlarge"}),
-    )
-
-
 def test_a_study_is_exported_for_every_platform(
-    searched: Path, start: StartOptimizer, tmp_path: Path
+    searched: Searched, start: StartOptimizer, tmp_path: Path
 ) -> None:
-    shutil.copytree(searched, tmp_path / "results", symlinks=True)
+    searched.copy_to(tmp_path)
     for name in PLATFORMS:
         export = start("tiny", "--format", name, "--no-examples", "--to", name, command="export")
         assert export.wait() == 0, export.errors
@@ -221,9 +209,9 @@ def test_a_study_is_exported_for_every_platform(
 
 
 def test_what_a_platform_cannot_host_is_refused_and_nothing_is_left(
-    searched: Path, start: StartOptimizer, tmp_path: Path
+    searched: Searched, start: StartOptimizer, tmp_path: Path
 ) -> None:
-    shutil.copytree(searched, tmp_path / "results", symlinks=True)
+    searched.copy_to(tmp_path)
     searched_space = tmp_path / "results" / "tiny" / "searched.json"
     text = searched_space.read_text()
     assert "ml.c5.xlarge" in text

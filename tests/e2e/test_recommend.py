@@ -35,9 +35,15 @@ def metrics(file: Path, offer: int = 0) -> dict[str, Any]:
     return found
 
 
-def test_this_machine_is_searched_and_recommended_for_a_demand(
+def test_this_machine_is_searched_and_recommended_and_an_advanced_job_goes_on(
     start: StartOptimizer, tmp_path: Path
 ) -> None:
+    recommended_for_a_demand(start, tmp_path)
+    loaded_by_a_job(start, tmp_path)
+
+
+def recommended_for_a_demand(start: StartOptimizer, tmp_path: Path) -> None:
+    """Search this machine in passing."""
     file = tmp_path / "recommendation.json"
     options = ("--trials", 2, "--demand", 100_000, "--json", file)
     first = start(search(tmp_path), *options, command="recommend")
@@ -63,12 +69,9 @@ def test_this_machine_is_searched_and_recommended_for_a_demand(
     assert "saturation" not in again.output
 
 
-def test_an_advanced_job_loads_the_best_configurations_and_goes_on(
-    start: StartOptimizer, tmp_path: Path
-) -> None:
-    job, file = tmp_path / "job.json", tmp_path / "recommendation.json"
-    searched = start(search(tmp_path), "--trials", 2, command="recommend")
-    assert searched.wait() == 0, searched.errors
+def loaded_by_a_job(start: StartOptimizer, tmp_path: Path) -> None:
+    """Load the best configurations of the search, in three runs of the same job."""
+    job, file = tmp_path / "job.json", tmp_path / "advanced.json"
     options = ("--trials", 2, "--job", job, "--json", file)
     # Two tests take 6 s, and time to serve their models.
     job.write_text(json.dumps({**JOB, "JobDurationInSeconds": 7}))

@@ -12,6 +12,7 @@ from optimizer.cli import commands
 from optimizer.search.recorded.table_file import read_table
 from tests.e2e import tiny
 from tests.e2e.conftest import StartOptimizer
+from tests.e2e.running import RECORDING_ONCE
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -30,11 +31,11 @@ SPACE = tiny.space(
 @pytest.mark.slow
 def test_a_space_is_recorded_resumed_and_replayed(start: StartOptimizer, tmp_path: Path) -> None:
     space = tiny.write_space(tmp_path, SPACE)
-    first = start(space, command="record")
+    first = start(space, command="record", python=RECORDING_ONCE)
     first.wait_for("  2/")
     first.process.send_signal(signal.SIGINT)
     assert first.wait() == 130
-    second = start(space, command="record")
+    second = start(space, command="record", python=RECORDING_ONCE)
     assert second.wait() == 0, second.errors
     assert "  1/" not in second.output, "what was measured is not measured again"
     path = tmp_path / "results" / "tiny" / "recorded" / "table.csv"

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.study.directory import StudyDirectory
-from tests.e2e import tiny
-from tests.e2e.conftest import Built, StartOptimizer, searched_results
+from tests.e2e.conftest import Searched, StartOptimizer
 from tests.e2e.running import Optimizer, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -22,16 +21,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ANY_PORTS = ("--http-port", 0, "--grpc-port", 0, "--metrics-port", 0)
 
 
-@pytest.fixture(scope="module")
-def searched(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of a search."""
-    return searched_results(built, tmp_path_factory.mktemp("searched"), tiny.space())
-
-
 @pytest.fixture
-def study(searched: Path, tmp_path: Path) -> StudyDirectory:
+def study(searched: Searched, tmp_path: Path) -> StudyDirectory:
     """Finished, and copied to where `start` works."""
-    shutil.copytree(searched, tmp_path / "results", symlinks=True)
+    searched.copy_to(tmp_path)
     return StudyDirectory(tmp_path / "results" / "tiny")
 
 

@@ -37,17 +37,12 @@ def server() -> Iterator[PostgreSql]:
 
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
-    """Three trials of different configurations."""
-    batching = {"batching": [False, True], "max_batch_size": [2, 4]}
-    content = tiny.space(
-        budget={"trials": 3},
-        parameters={**tiny.SPACE["parameters"], **batching},
-    )
-    return tiny.write_space(tmp_path, content)
+    """Two trials of different configurations."""
+    return tiny.write_space(tmp_path, tiny.space(budget={"trials": 2}))
 
 
 def in_trial(optimizer: Optimizer, number: int) -> None:
-    optimizer.wait_for(f"  {number}/3 ", 120.0)
+    optimizer.wait_for(f"  {number}/2 ", 120.0)
 
 
 def titles(optimizer: Optimizer) -> str:
@@ -121,8 +116,7 @@ def test_it_is_run_by_one_coordinator_killed_resumed_and_outlasts_a_restart(
     server.start()
     assert resumed.wait() == 0, resumed.errors
     records = study.trials.read_all()
-    assert list(records)[:2] == [0, 1], "the trial that was cut off goes on under its number"
-    assert len(records) == 3, "proposals that repeat another trial have no records"
+    assert list(records) == [0, 1], "the trial that was cut off goes on under its number"
 
     elsewhere = start(
         space, "--results", tmp_path / "host", environment={"OPTIMIZER_STORAGE": server.url}

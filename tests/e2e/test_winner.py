@@ -3,59 +3,50 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e import tiny
-from tests.e2e.conftest import Built
+from tests.e2e.conftest import Searched, completed
 from tests.e2e.running import Optimizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-SPACE = tiny.space(parameters={"batching": [True], "max_batch_size": [4]}, budget={"trials": 1})
-
 
 @dataclass(frozen=True)
-class Searched:
+class Measured:
     """A study whose winner was measured further, and how to run it again."""
 
     folder: Path
-    arguments: tuple[object, ...]
-    output: str
+    search: tuple[object, ...]
+    output: str = ""
 
     def run(self, *options: object) -> Optimizer:
-        optimizer = Optimizer([*self.arguments, *options], self.folder)
-        try:
-            assert optimizer.wait() == 0, optimizer.output + optimizer.errors
-        finally:
-            optimizer.end()
-        return optimizer
+        return completed(self.folder, *self.search, "--timeout", "45s", *options)
 
-    def measured(self, name: str) -> dict[str, Any]:
+    def found(self, name: str) -> dict[str, Any]:
         path = self.folder / "results" / "tiny" / "winner" / f"{name}.json"
         return dict(json.loads(path.read_text()))
 
 
 @pytest.fixture(scope="module")
-def searched(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    """One trial, and what is left of a minute for the rest."""
+def measured(searched: Searched, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """A study that was finished before, so that the whole time is for its winner."""
     folder = tmp_path_factory.mktemp("winner")
-    space = tiny.write_space(folder, SPACE)
-    command = ("run", space, "--cache", built.cache, "--sampler", "random", "--timeout", "60s")
-    study = Searched(folder, command, "")
+    searched.copy_to(folder)
+    study = Measured(folder, searched.search)
     asked = ("--with", "cold-start", "--with", "transports")
     output = study.run(*asked).output
     if "not measured" in output:
         # On a machine that is busy with something else; a rerun measures what is missing.
         output = study.run(*asked).output
-    return Searched(folder, command, output)
+    return replace(study, output=output)
 
 
-def test_starts_are_measured_with_warm_up_and_without(searched: Searched) -> None:
-    warm, cold = searched.measured("cold_start")["starts"]
+def test_starts_are_measured_with_warm_up_and_without(measured: Measured) -> None:
+    warm, cold = measured.found("cold_start")["starts"]
     assert (warm["warmup"], cold["warmup"]) == (True, False)
     for start in (warm, cold):
         assert start["server_seconds"] > 0
@@ -67,11 +58,11 @@ def test_starts_are_measured_with_warm_up_and_without(searched: Searched) -> Non
         assert stream["errors"] == 0
         [executed] = start["level"]["server"]
         assert executed["requests"] == stream["sent"], "no request came before the level"
-    assert "With model_warmup, an instance serves" in searched.output
+    assert "With model_warmup, an instance serves" in measured.output
 
 
-def test_transports_are_compared_on_the_same_models(searched: Searched) -> None:
-    compared = searched.measured("transports")
+def test_transports_are_compared_on_the_same_models(measured: Measured) -> None:
+    compared = measured.found("transports")
     assert compared["refused"] == []
     sent = [
         (way["transport"]["protocol"], way["transport"]["encoding"],
@@ -90,15 +81,15 @@ def test_transports_are_compared_on_the_same_models(searched: Searched) -> None:
         assert cost["moderate_p95_ms"] >= cost["moderate_p50_ms"] > 0
         assert cost["client_cpu_ms"] > 0
         assert cost["server_cpu_ms"] > 0
-    assert "requests of 4 inferences serve" in " ".join(searched.output.split())
+    assert "requests of 4 inferences serve" in " ".join(measured.output.split())
 
 
-def test_a_rerun_measures_nothing_again(searched: Searched) -> None:
-    before = searched.measured("cold_start"), searched.measured("transports")
-    assert "Study tiny is finished" in searched.run("--with", "cold-start").output
-    assert (searched.measured("cold_start"), searched.measured("transports")) == before
+def test_a_rerun_measures_nothing_again(measured: Measured) -> None:
+    before = measured.found("cold_start"), measured.found("transports")
+    assert "Study tiny is finished" in measured.run("--with", "cold-start").output
+    assert (measured.found("cold_start"), measured.found("transports")) == before
 
 
-def test_the_exported_warm_up_has_its_reason(searched: Searched) -> None:
-    text = (searched.folder / "results/tiny/best/bert/config.pbtxt").read_text()
+def test_the_exported_warm_up_has_its_reason(measured: Measured) -> None:
+    text = (measured.folder / "results/tiny/best/bert/config.pbtxt").read_text()
     assert "# measured: the first request took" in text

@@ -55,6 +55,12 @@ SPACE: Mapping[str, Any] = {
 ALL_ARTIFACTS = {"runtime": ["onnxruntime", "openvino"], "precision": ["fp32", "int8"]}
 
 
+def _with_labels(model: Mapping[str, Any]) -> dict[str, Any]:
+    config = {key: v for key, v in model["source"]["config"].items() if key != "num_labels"}
+    labels = {"id2label": {"0": "no", "1": "perhaps", "2": "yes"}}
+    return {**model, "source": {**model["source"], "config": {**config, **labels}}}
+
+
 def space(**sections: Mapping[str, Any]) -> dict[str, Any]:
     """SPACE with keys of its sections replaced."""
     content = deepcopy(dict(SPACE))
@@ -69,3 +75,17 @@ def write_space(folder: Path, content: Mapping[str, Any], name: str = "space.yam
     path = folder / name
     YAML(typ="safe").dump(dict(content), path)
     return path
+
+
+LABELLED = space(
+    models={"bert": _with_labels(SPACE["models"]["bert"])},
+    price={"instance_type": "ml.c5.xlarge"},
+    parameters={
+        "runtime": ["onnxruntime"],
+        "precision": ["fp32"],
+        "batching": [True],
+        "max_batch_size": [4],
+        "max_queue_delay_us": [500],
+    },
+)
+"""One configuration of a model whose classes have names, on an instance type of SageMaker."""

@@ -93,6 +93,18 @@ def four_points() -> SearchSpace:
     )
 
 
+def ten_points() -> SearchSpace:
+    """One artefact with five batch sizes, on one instance or two with all cores."""
+    return small_space(
+        runtime=("onnxruntime",),
+        precision=("int8",),
+        batching=(True,),
+        max_batch_size=(4, 8, 16, 32, 64),
+        max_queue_delay_us=(0,),
+        conditions=("instance_count * intra_op_threads == cores",),
+    )
+
+
 def level(
     load_factor: float,
     p95_ms: float = 50.0,

@@ -15,7 +15,7 @@ from optimizer.simulator.execution_layout import execution_layout
 from optimizer.simulator.service_model import ServiceModel
 from optimizer.simulator.service_observation import observe
 from tests.unit.service_truths import affine_truth, saturated
-from tests.unit.studies import HARDWARE, VALUES, four_points, small_space
+from tests.unit.studies import HARDWARE, VALUES, four_points, small_space, ten_points
 
 SPACE = small_space(
     runtime=("pytorch", "onnxruntime", "openvino"), preferred_batch_sizes=("none", "half")
@@ -48,6 +48,20 @@ def test_neither_delay_nor_preferred_sizes_are_spent_a_run_on() -> None:
 def test_a_space_with_fewer_ways_of_serving_is_run_whole() -> None:
     space = four_points()
     assert sorted(calibration_points(space)) == sorted(map(tuple, space.points.tolist()))
+
+
+def test_a_small_space_takes_fewer_runs() -> None:
+    space = ten_points()
+    points = calibration_points(space)
+    assert len(points) == 3
+    truth = affine_truth(0)
+    configs = [space.config(point) for point in points]
+    model = ServiceModel(tuple(o for c in configs for o in observe(c, saturated(c, truth))))
+    servings = [space.config(space.at(row)).models[0] for row in range(len(space))]
+    curves = model.curves(
+        [(execution_layout(m, ServerOptions()), m.max_batch_size) for m in servings]
+    )
+    assert np.mean([curve.log_sd for curve in curves]) < 0.1
 
 
 def test_chosen_runs_tell_more_than_what_chance_draws() -> None:

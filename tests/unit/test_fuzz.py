@@ -19,7 +19,7 @@ from tests.unit.fuzzing import KINDS, Kind, damaged, outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-COUNT = int(os.environ.get("FUZZ_CASES", "500" if ALL_CASES else "150"))
+COUNT = int(os.environ.get("FUZZ_CASES", "500" if ALL_CASES else "75"))
 """Damaged files of each kind; more of them begin with the same ones."""
 SEED = 8
 ROOT = Path(__file__).parents[2]

@@ -41,6 +41,7 @@ from tests.unit.studies import (
     policy_of,
     record_of,
     small_space,
+    ten_points,
 )
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
@@ -274,6 +275,30 @@ def test_the_search_ends_when_little_is_expected_and_the_bound_is_low() -> None:
     assert status.regret_bound < 0.05
     best = max(capacity_of(record.config) for record in history.records)
     assert 1 - best / TRUTH.max() <= status.regret_bound
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_small_space_need_not_be_measured_whole(seed: int) -> None:
+    """Ten trials had to follow the best one's, so that all ten points were measured."""
+    space, rng = ten_points(), np.random.default_rng(seed)
+    configs = [space.config(space.at(row)) for row in range(len(space))]
+    truth = np.array([capacity_of(each) for each in configs])
+    truth *= np.exp(0.05 * rng.standard_normal(len(space)))
+    share, none = truth * np.exp(0.05 * rng.standard_normal(len(space))), np.zeros(len(space))
+    share /= DEMAND.requests_per_second
+    close = Forecast(1.05 * share, share, none - 1.0, none + 0.05)
+    history = History({})
+    policy = policy_of(space, history, forecast=close)
+    position: Position | None = space.baseline
+    while (status := policy.status()).stop_reason is None:
+        assert position is not None
+        row = space.row_of[position]
+        history.add(record_of(len(history.records), configs[row], ok(float(truth[row]))))
+        position = policy.propose()
+    assert len(history.records) < len(space)
+    best = max(truth[configs.index(record.config)] for record in history.records)
+    assert status.regret_bound is not None
+    assert 1 - best / truth.max() <= status.regret_bound < 0.1
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from optimizer.artifacts.graphs.int8 import UNSIGNED, UNSIGNED_7_BITS, to_int8
@@ -35,15 +35,17 @@ CHANNELS = 64
 
 ONNXRUNTIME = """
 import sys, numpy, onnxruntime
-graph, request, into = sys.argv[1:]
-session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-numpy.save(into, session.run(["y"], {"x": numpy.load(request)})[0])
+for folder in sys.argv[1:]:
+    graph, request = f"{folder}/int8/model.onnx", numpy.load(f"{folder}/x.npy")
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    numpy.save(f"{folder}/y.npy", session.run(["y"], {"x": request})[0])
 """
 OPENVINO = """
 import sys, numpy, openvino
-graph, request, into = sys.argv[1:]
-model = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-numpy.save(into, model({"x": numpy.load(request)})["y"])
+for folder in sys.argv[1:]:
+    graph, request = f"{folder}/int8/model.onnx", numpy.load(f"{folder}/x.npy")
+    model = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    numpy.save(f"{folder}/y.npy", model({"x": request})["y"])
 """
 RUNS = {
     "onnxruntime": ([str(QEMU), "-cpu", "Haswell-v4"], ONNXRUNTIME),
@@ -63,52 +65,64 @@ def near_one(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.random.default_rng(0).uniform(0.9, 1, shape).astype(np.float32)
 
 
-def error(folder: Path, product: str, scheme: Int8Scheme, runtime: str) -> float:
-    """Return the largest error of the INT8 graph, as a share of the largest output."""
+Quantise = Callable[[Path, Path, list[Tensors]], object]
+
+
+def errors(folder: Path, product: str, runtime: str, *quantise: Quantise) -> list[float]:
+    """Return the largest error of each INT8 graph, as a share of the largest output."""
     node, weights, shape = PRODUCTS[product]
     rows: list[Tensors] = [{"x": near_one(1, *shape)} for _ in range(4)]
-    before, after = folder / "fp32", folder / "int8"
-    for made in (before, after):
-        made.mkdir()
-    graphs.write(before / "model.onnx", [node], {"w": near_one(*weights)}, {"x": ["b", *shape]})
-    to_int8(before, after, rows, scheme)
     request = stack(rows)
-    expected = graphs.run_onnxruntime(before / "model.onnx", request)
-    served = emulated(folder, request, runtime)
-    return float(np.abs(served - expected).max() / np.abs(expected).max())
+    folders = [folder / str(number) for number in range(len(quantise))]
+    for each, to_int8_by in zip(folders, quantise, strict=True):
+        before, after = each / "fp32", each / "int8"
+        for made in (before, after):
+            made.mkdir(parents=True)
+        graphs.write(before / "model.onnx", [node], {"w": near_one(*weights)}, {"x": ["b", *shape]})
+        to_int8_by(before, after, rows)
+        np.save(each / "x.npy", request["x"])
+    run_emulated(folders, runtime)
+    expected = graphs.run_onnxruntime(folders[0] / "fp32" / "model.onnx", request)
+    served = [np.load(each / "y.npy") for each in folders]
+    return [float(np.abs(own - expected).max() / np.abs(expected).max()) for own in served]
 
 
-def emulated(folder: Path, request: Tensors, runtime: str) -> NDArray[np.float32]:
-    """Return what a processor without VNNI calculates with `folder`/int8/model.onnx."""
-    np.save(folder / "x.npy", request["x"])
+def run_emulated(folders: Sequence[Path], runtime: str) -> None:
+    """Calculate y.npy of each folder with int8/model.onnx, as a processor without VNNI does.
+
+    In one process: an emulated import takes most of the time.
+    """
     emulator, script = RUNS[runtime]
-    files = [folder / "int8" / "model.onnx", folder / "x.npy", folder / "y.npy"]
     subprocess.run(
-        [*emulator, sys.executable, "-c", script, *files],
+        [*emulator, sys.executable, "-c", script, *folders],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
         check=True,
         capture_output=True,
         timeout=300,
     )
-    served: NDArray[np.float32] = np.load(folder / "y.npy")
-    return served
+
+
+def statically(scheme: Int8Scheme) -> Quantise:
+    return lambda before, after, rows: to_int8(before, after, rows, scheme)
+
+
+def dynamically(*, seven_bits: bool) -> Quantise:
+    return lambda before, after, rows: to_int8_dynamic(
+        before, after, rows[0], seven_bits=seven_bits
+    )
+
+
+def assert_that_7_bits_are_right_where_8_overflow(eight: float, seven: float) -> None:
+    # Were the first one right too, this would be no processor without VNNI.
+    assert eight > 0.3
+    assert seven < 0.02
 
 
 @pytest.mark.skipif(QEMU is None, reason="qemu-user is not installed")
 def test_dynamic_quantisation_has_weights_of_7_bits_too(tmp_path: Path) -> None:
-    node, weights, shape = PRODUCTS["MatMul"]
-    rows: list[Tensors] = [{"x": near_one(1, *shape)} for _ in range(4)]
-    for seven_bits in (False, True):
-        folder = tmp_path / str(seven_bits)
-        for made in ("fp32", "int8"):
-            (folder / made).mkdir(parents=True)
-        graph = folder / "fp32" / "model.onnx"
-        graphs.write(graph, [node], {"w": near_one(*weights)}, {"x": ["b", *shape]})
-        to_int8_dynamic(graph.parent, folder / "int8", rows[0], seven_bits=seven_bits)
-        served = emulated(folder, stack(rows), "onnxruntime")
-        expected = graphs.run_onnxruntime(graph, stack(rows))
-        wrong = float(np.abs(served - expected).max() / np.abs(expected).max())
-        assert wrong < 0.02 if seven_bits else wrong > 0.3, (seven_bits, wrong)
+    both = [dynamically(seven_bits=seven) for seven in (False, True)]
+    found = errors(tmp_path, "MatMul", "onnxruntime", *both)
+    assert_that_7_bits_are_right_where_8_overflow(*found)
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
@@ -125,8 +139,6 @@ def test_dynamic_quantisation_has_weights_of_7_bits_too(tmp_path: Path) -> None:
 def test_weights_of_7_bits_are_right_where_those_of_8_overflow(
     tmp_path: Path, product: str, runtime: str
 ) -> None:
-    for name, scheme in (("u8s8", UNSIGNED), ("u8s7", UNSIGNED_7_BITS)):
-        (tmp_path / name).mkdir()
-        found = error(tmp_path / name, product, scheme, runtime)
-        # Were the first one right too, this would be no processor without VNNI.
-        assert found > 0.3 if name == "u8s8" else found < 0.02, (name, found)
+    both = [statically(scheme) for scheme in (UNSIGNED, UNSIGNED_7_BITS)]
+    found = errors(tmp_path, product, runtime, *both)
+    assert_that_7_bits_are_right_where_8_overflow(*found)

@@ -109,7 +109,7 @@ SERVERS = {
             for share in (0.6, 0.8)
             for name in SERVERS
         ],
-        every=4,
+        every=8,
     ),
 )
 def test_a_level_over_the_limit_is_hardly_ever_called_feasible(

@@ -49,8 +49,8 @@ _RUNNING_PER_RESULT = 4
 """A fit serves for one result, or for one of this many trials that run."""
 
 _LEAST_TRIALS = 10
-"""Trials that must follow the incumbent's before the search may end: the first few that happen to
-fit make the forecast look better than it is."""
+"""Trials that must follow the incumbent's before the search may end, fewer in a small space: the
+first few that happen to fit make the forecast look better than it is."""
 
 _MOST_TIES = 3
 _TIE_SHARE = 0.02
@@ -200,10 +200,11 @@ class AcquisitionPolicy:
 
     def _converged(self, assessment: Assessment) -> bool:
         """Whether no point is worthwhile, and enough trials followed the incumbent's."""
-        incumbent, latest = self._history.incumbent, self._history.records[-_LEAST_TRIALS:]
+        least = regret.least_trials(_LEAST_TRIALS, len(self.space))
+        incumbent, latest = self._history.incumbent, self._history.records[-least:]
         if incumbent is None or assessment.gain.max() >= WORTHWHILE:
             return False
-        return len(latest) == _LEAST_TRIALS and incumbent not in latest
+        return len(latest) == least and incumbent not in latest
 
     def _assess(self) -> Assessment:
         """Return the assessment of the points that are neither measured nor running."""
@@ -368,7 +369,8 @@ class AcquisitionPolicy:
             for row, record in self._trials
             if record.outcome == "ok"
         }
-        if not costs or len(self._trials) < regret.LEAST_TRIALS:
+        least = regret.least_trials(regret.LEAST_TRIALS, len(self.space))
+        if not costs or len(self._trials) < least:
             return None
         met = np.array(sorted(costs, key=costs.__getitem__), dtype=np.int64)
         pruned = [row for row, record in self._trials if record.outcome == "bounded"]

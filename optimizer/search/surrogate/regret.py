@@ -7,7 +7,8 @@ any of them alone. An artefact without any trial has its prior's whole uncertain
 bound wide until one of its points is measured.
 
 The bound is the quantile of these draws at `1 - LEVEL`. Nothing is stated before `LEAST_TRIALS`
-trials: a few that happen to fit the forecast make the model far too certain.
+trials, or those of a third of a small space: a few that happen to fit the forecast make the model
+far too certain.
 
 The draws trust the model, and a search looks at its bound after every trial. `LEVEL` is therefore
 checked as a whole search sees it, by split conformal prediction in which one example is one search.
@@ -26,6 +27,8 @@ nonasymptotic confidence sequences (2021), arXiv:1810.08240.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +42,10 @@ LEVEL = 0.05
 """Share of the draws above the bound."""
 
 LEAST_TRIALS = 8
-"""Trials before which no bound is stated."""
+"""Trials before which no bound is stated, see `least_trials`."""
+
+_LEAST_SHARE = 1 / 3
+"""Share of a small space that suffices: each of its points resembles most of the others."""
 
 RESOLUTION = 0.01
 """The smallest bound: capacities are not measured more precisely, whatever the draws tell."""
@@ -74,6 +80,11 @@ def savings(
     log_costs[rng.random(log_costs.shape) >= feasible[drawn]] = np.inf
     saved: Array = np.maximum(0.0, 1 - np.exp(log_costs.min(axis=1) - of_best))
     return saved
+
+
+def least_trials(most: int, points: int) -> int:
+    """Return the trials that a conclusion needs: `most`, or fewer in a space of few points."""
+    return min(most, math.ceil(_LEAST_SHARE * points))
 
 
 def bound(drawn: Array) -> float:
