@@ -137,7 +137,6 @@ class CapacitySearch:
         self._protocol = protocol
         self._levels: list[LoadLevel] = [*earlier]
         self._earlier = max(0, len(earlier) - 1)
-        self._needed: float | None = None
 
     @property
     def levels(self) -> Sequence[LoadLevel]:
@@ -157,17 +156,17 @@ class CapacitySearch:
     ) -> Evaluation:
         """Saturate, then find the capacity; the arguments are those of `find_capacity`."""
         self.saturate(concurrency)
-        self._needed, upper = prune_below, self._upper
-        if prune_below is not None and upper < prune_below:
+        if prune_below is not None and self._upper < prune_below:
             return self._bounded(
-                f"saturates at no more than {upper * self._demand:.1f}/s, "
+                f"saturates at no more than {self._upper * self._demand:.1f}/s, "
                 f"and {prune_below * self._demand:.1f}/s are needed to be cheaper"
             )
         if expected_share is None:
-            return self._approach(self._by_service_time())
+            return self._approach(self._by_service_time(), prune_below)
         expected = expected_share * self._saturation
         enough = prune_below is None or expected >= prune_below
-        return self._approach((_ABOVE_EXPECTED if enough else _BELOW_EXPECTED) * expected)
+        first = (_ABOVE_EXPECTED if enough else _BELOW_EXPECTED) * expected
+        return self._approach(first, prune_below)
 
     def resume(self) -> Evaluation:
         """Find the capacity from the earlier levels, with as few new ones as possible."""
@@ -256,12 +255,16 @@ class CapacitySearch:
         share = share_by_service_time(self._levels[0], self._workload)
         return share * self._saturation
 
-    def _approach(self, first: float) -> Evaluation:
-        """Run levels near the limit until the capacity is known or the budget is spent."""
+    def _approach(self, first: float, needed: float | None = None) -> Evaluation:
+        """Run levels near the limit until the capacity is known or the budget is spent.
+
+        Args:
+            needed: load factor that the capacity need not be known below.
+        """
         load = max(self._floor, min(first, HIGHEST_SHARE * self._saturation))
         while True:
             level = self._check(load)
-            if (result := self._decided_by(level) or self._located()) is not None:
+            if (result := self._decided_by(level) or self._located(needed)) is not None:
                 return result
             own = self._levels[1 + self._earlier :]
             void = sum(why_void(each) is not None for each in own)
@@ -313,7 +316,7 @@ class CapacitySearch:
             return self.infeasible(level)
         return None
 
-    def _located(self) -> Evaluation | None:
+    def _located(self, needed: float | None = None) -> Evaluation | None:
         """Return the capacity once the levels together tell it closely enough."""
         if not self._met_loads():
             return None
@@ -324,9 +327,9 @@ class CapacitySearch:
             return None
         if knee.half_width <= self._protocol.resolution:
             return self._estimated(knee, f"known to {knee.half_width:.1%}")
-        if self._needed is not None and self._high(knee) < self._needed:
-            needed = self._needed * self._demand
-            return self._estimated(knee, f"{needed:.1f}/s are needed to be cheaper")
+        if needed is not None and self._high(knee) < needed:
+            per_second = needed * self._demand
+            return self._estimated(knee, f"{per_second:.1f}/s are needed to be cheaper")
         return None
 
     def _estimated(self, knee: Knee, ended: str) -> Evaluation:
