@@ -182,6 +182,4 @@ def recorded_context(space: RecordedSpace) -> StudyContext:
 def _true_share(table: RecordedTable, record: TrialRecord) -> float:
     if record.outcome != "ok":
         return 0.0
-    position = table.space.search_space.position_of(record.config)
-    assert position is not None, "points of the table alone are proposed"
-    return table.true_capacity[position] / table.best_capacity
+    return table.true_capacity_of(record.config) / table.best_capacity

@@ -18,13 +18,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 from unittest.mock import patch
@@ -36,7 +33,6 @@ from optimizer.commands import replay
 from optimizer.commands.replay import Replay, recorded_context, replay_table
 from optimizer.configuration.serving_config import ServingConfig
 from optimizer.files.shipped import shipped
-from optimizer.machine.cores import usable_cores
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import LevelKind, LoadLevel
 from optimizer.measurement.trial_record import TrialRecord
@@ -46,6 +42,7 @@ from optimizer.search.recorded.table import RecordedLevel, RecordedRow, Recorded
 from optimizer.search.recorded.table_file import read_table
 from optimizer.study.events import Event, SearchStatusChanged
 from tests.benchmarks.regret_bound import as_markdown
+from tests.benchmarks.side_by_side import side_by_side
 from tests.benchmarks.synthetic_tables import faster
 
 MOST_TRIALS = 60
@@ -155,23 +152,16 @@ def regrets(table: RecordedTable, found: Replay) -> tuple[float, float]:
     met = [trial.record for trial in found.trials if trial.record.outcome == "ok"]
     cheapest_first = ranked(met, recorded_context(table.space))
     capacities = [
-        max(capacity_of(table, record) for record in records)
+        max(table.true_capacity_of(record.config) for record in records)
         for records in (cheapest_first[:1], finalists_of(cheapest_first))
     ]
     best = max(table.true_capacity.values())
     return 1 - capacities[0] / best, 1 - capacities[1] / best
 
 
-def capacity_of(table: RecordedTable, record: TrialRecord) -> float:
-    """Return the true capacity of a trial's configuration."""
-    position = table.space.search_space.position_of(record.config)
-    assert position is not None, "points of the table alone are proposed"
-    return table.true_capacity[position]
-
-
 def holds(table: RecordedTable, record: TrialRecord) -> bool:
     """Return whether the interval of a trial has the true capacity."""
-    measured, true = record.measurement, capacity_of(table, record)
+    measured, true = record.measurement, table.true_capacity_of(record.config)
     assert measured is not None, "a trial that met the limits was measured"
     high = measured.capacity_high_per_second
     return measured.capacity_low_per_second <= true <= (math.inf if high is None else high)
@@ -213,15 +203,8 @@ def main() -> None:
         Task(path, disturbance, seed)
         for seed, path, disturbance in product(range(given.seeds), tables, disturbances)
     ]
-    # One thread each: the searches are what runs side by side.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    given.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with ProcessPoolExecutor(len(usable_cores()), mp_context=get_context("spawn")) as pool:
-        for row in pool.map(searched, tasks):
-            rows.append(row)
-            pd.DataFrame(rows).to_csv(given.out / "disturbed_search_runs.csv", index=False)
-    table = as_markdown(summed_up(pd.DataFrame(rows).sort_values(["table", "disturbance"])))
+    runs = side_by_side(searched, tasks, given.out / "disturbed_search_runs.csv")
+    table = as_markdown(summed_up(runs.sort_values(["table", "disturbance"])))
     (given.out / "disturbed_search.md").write_text(table)
     print(table)
 

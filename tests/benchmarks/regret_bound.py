@@ -23,13 +23,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
@@ -39,7 +36,6 @@ from numpy.typing import NDArray
 
 from optimizer.commands.replay import recorded_context, replay_table
 from optimizer.files.shipped import shipped
-from optimizer.machine.cores import usable_cores
 from optimizer.measurement.cost import usd_per_million
 from optimizer.measurement.estimates import CONFIDENCE, NORMAL_QUANTILE
 from optimizer.measurement.trial_record import TrialRecord
@@ -52,6 +48,7 @@ from optimizer.search.surrogate.posterior import LogForecast, Posterior
 from optimizer.study.events import Event, SearchStatusChanged, TrialFinished
 from optimizer.study.history import History
 from tests.benchmarks.search import NEAR, forecast_of, shuffled
+from tests.benchmarks.side_by_side import side_by_side
 from tests.benchmarks.synthetic_tables import ONE_QUEUE, synthetic_table
 
 MOST_TRIALS = 60
@@ -105,10 +102,8 @@ class Looks:
     def _regret(self, count: int) -> float:
         """Return the true regret of the best of so many cheapest trials."""
         cheapest = sorted(self._history.ok, key=lambda record: record.told_value or math.inf)
-        positions = [self._table.space.search_space.position_of(r.config) for r in cheapest[:count]]
-        capacities = self._table.true_capacity
-        best = max(capacities[p] for p in positions if p is not None)
-        return 1 - best / max(capacities.values())
+        best = max(self._table.true_capacity_of(record.config) for record in cheapest[:count])
+        return 1 - best / max(self._table.true_capacity.values())
 
     @property
     def score(self) -> float:
@@ -313,18 +308,11 @@ def main() -> None:
         tasks = small(single, given.seeds, given.servers, given.regret)
     if given.calibrate:
         tasks = list(calibrating(tables, given.calibrate))
-    # One thread each: the searches are what runs side by side.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    given.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with ProcessPoolExecutor(len(usable_cores()), mp_context=get_context("spawn")) as pool:
-        for row in pool.map(searched, tasks):
-            rows.append(row)
-            pd.DataFrame(rows).to_csv(given.out / "regret_bound_runs.csv", index=False)
+    runs = side_by_side(searched, tasks, given.out / "regret_bound_runs.csv")
     if given.calibrate:
-        print(f"level: {level_of([float(str(row['score'])) for row in rows]):.4f}")
+        print(f"level: {level_of(runs.score.tolist()):.4f}")
         return
-    table = as_markdown(summed_up(pd.DataFrame(rows)))
+    table = as_markdown(summed_up(runs))
     (given.out / "regret_bound.md").write_text(table)
     print(table)
 

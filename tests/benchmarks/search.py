@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,7 +24,6 @@ import pandas as pd
 
 from optimizer.commands.replay import Replay, replay_table
 from optimizer.files.shipped import shipped
-from optimizer.machine.cores import usable_cores
 from optimizer.search.level_runner import concurrency
 from optimizer.search.recorded.table import RecordedTable
 from optimizer.search.recorded.table_file import read_table
@@ -35,6 +31,7 @@ from optimizer.search.samplers import SAMPLERS
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.forecast import Forecast
 from optimizer.simulator.network_forecast import forecaster_of
+from tests.benchmarks.side_by_side import side_by_side
 from tests.benchmarks.simulator import learnt
 from tests.benchmarks.synthetic_tables import faster, synthetic_table
 
@@ -214,12 +211,7 @@ def main() -> None:
         for workers in given.workers
         for seed in range(given.seeds)
     ]
-    # One thread each: the searches are what runs side by side.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(len(usable_cores()), mp_context=get_context("spawn")) as pool:
-        runs = pd.DataFrame(list(pool.map(searched, tasks, chunksize=4)))
-    given.out.mkdir(parents=True, exist_ok=True)
-    runs.to_csv(given.out / "search_runs.csv", index=False)
+    runs = side_by_side(searched, tasks, given.out / "search_runs.csv")
     table = summed_up(runs)
     table.to_csv(given.out / "search.csv", index=False)
     (given.out / "search.md").write_text(as_markdown(table))

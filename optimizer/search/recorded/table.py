@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from optimizer.configuration.model_space import Position
+from optimizer.configuration.serving_config import ServingConfig
 from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.level import ServerSplit
 from optimizer.measurement.trial_record import Outcome
@@ -132,6 +133,12 @@ class RecordedTable:
         others.
         """
         return {position: _median_capacity(rows) for position, rows in self.by_position.items()}
+
+    def true_capacity_of(self, config: ServingConfig) -> float:
+        """Return the true capacity of a configuration of the table."""
+        position = self.space.search_space.position_of(config)
+        assert position is not None, "points of the table alone are proposed"
+        return self.true_capacity[position]
 
     @cached_property
     def best_capacity(self) -> float:
