@@ -237,7 +237,7 @@ class _Serving:
         search = CapacitySearch(run, workload, protocol)
         seconds = protocol.level_seconds(_REQUESTS, per_second)
         for _ in range(_TRIES):
-            if search.meets_limits(per_second / workload.demand_per_second, seconds):
+            if search.meets_limits(per_second / workload.demand_per_second, seconds, seconds):
                 break
         refuse_void(search.levels[-1])
         return search.levels[-1]

@@ -195,10 +195,15 @@ class CapacitySearch:
         level = self._level(ClosedLoop(concurrency), protocol.saturation_seconds, timeout, stop)
         refuse_if_all_failed(level)
 
-    def meets_limits(self, load_factor: float, seconds: float) -> bool:
-        """Run a whole open-loop level, which only a proof that it misses the limits may end."""
+    def meets_limits(self, load_factor: float, least_seconds: float, seconds: float) -> bool:
+        """Run an open-loop level until its verdict is proven.
+
+        Args:
+            least_seconds: before which only a proof that it misses the limits ends it.
+            seconds: after which it ends without any proof.
+        """
         protocol = self._protocol
-        stop = LateFraction(self._workload.streams, protocol.warmup_seconds, least_seconds=seconds)
+        stop = LateFraction(self._workload.streams, protocol.warmup_seconds, least_seconds)
         level = self._level(OpenLoop(load_factor), seconds, protocol.check_timeout_seconds, stop)
         return why_void(level) is None and why_missed(level) is None
 

@@ -15,7 +15,7 @@ _SHARES = (1.0, 0.97, 0.93, 0.87, 0.8, 0.65, 0.5, 0.35, 0.2)
 """Shares of the capacity that are tried from the top until one meets the limits."""
 
 AT_DEMAND_REQUESTS = 200
-"""Where replicas have spare capacity, fewer requests than at the capacity tell the latency."""
+"""The same at the demand: where replicas have spare capacity, fewer tell the latency."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class CertificationTask:
 
     Attributes:
         load_factor: the capacity to begin with.
-        requests: least number of requests at the capacity, within `level_seconds`.
+        requests: most requests at the capacity, where these take longer than a level of the
+            protocol: fewer are sent once it is proven that they meet the limits.
         at_demand: returns the load factor of one replica when every replica has the given capacity;
             at most that.
         level_seconds: longest open-loop level.
@@ -88,6 +89,7 @@ def certify_load(
         if all(
             search.meets_limits(
                 each,
+                protocol.check_seconds,
                 task.seconds(
                     protocol,
                     requests,

@@ -350,5 +350,5 @@ def search_reserve(
 
 
 def _requests_of_a_round(context: StudyContext) -> int:
-    """Return the least number of requests at the capacity of a finalist in one round."""
+    """Return the most requests at the capacity of a finalist in one round."""
     return math.ceil(context.confirm_requests / ROUNDS)

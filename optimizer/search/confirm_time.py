@@ -14,6 +14,7 @@ from functools import partial
 from optimizer.load.capacity import CapacityProtocol
 from optimizer.load.certification import AT_DEMAND_REQUESTS
 from optimizer.measurement.cost import Demand, replicas_for
+from optimizer.measurement.level import LoadLevel, Measurement
 from optimizer.measurement.trial_record import TrialRecord
 from optimizer.study.decision import ROUNDS
 
@@ -60,7 +61,7 @@ def round_time(
 
     Args:
         trial: that met the limits.
-        requests: least number of requests at the capacity.
+        requests: most requests at the capacity.
         protocol: of the confirm phase.
     """
     measurement, spent = trial.measurement, trial.seconds
@@ -69,12 +70,21 @@ def round_time(
     planned = sum(level.seconds + warmup for level in measurement.levels)
     each = warmup + max(0.0, spent.measuring - planned) / len(measurement.levels)
     at_demand = load_factor_per_replica(demand, measurement.load_factor)
+    proof = min((level.seconds for level in _proven(measurement)), default=math.inf)
+    at_capacity = protocol.level_seconds(requests, measurement.capacity_per_second)
     lengths = (
-        protocol.level_seconds(requests, measurement.capacity_per_second),
+        min(at_capacity, max(protocol.check_seconds, proof)),
         protocol.level_seconds(AT_DEMAND_REQUESTS, at_demand * demand.requests_per_second),
     )
     fixed = spent.serving + measurement.levels[0].seconds + 3 * each
     return RoundTime(fixed, lengths)
+
+
+def _proven(measurement: Measurement) -> Iterator[LoadLevel]:
+    """Yield the levels that were proven to meet the limits at the capacity or above."""
+    for level in measurement.open_loop:
+        if level.verdict == "feasible" and level.load_factor >= measurement.load_factor:
+            yield level
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,13 @@ class MeasurementSection(Section):
     warmup_seconds: Duration = Field(1.0, description="warm-up before each level, dropped")
     confirm_seconds: Duration | None = Field(
         None,
-        description="duration of each of two confirmation rounds; by default 20s, or 5m on a GPU, "
-        "which must reach its operating temperature",
+        description="least duration of each of two confirmation rounds; by default 20s, or 5m on "
+        "a GPU, which must reach its operating temperature",
     )
     confirm_requests: Count = Field(
-        5000, description="requests to each finalist at its capacity, over both rounds"
+        5000,
+        description="most requests to each finalist at its capacity, over both rounds: a round "
+        "that is longer than `confirm_seconds` ends once its verdict is certain",
     )
 
 

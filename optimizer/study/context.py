@@ -16,7 +16,7 @@ class StudyContext:
     Attributes:
         limit_names: names of the constraints, one for each stream's latency limit.
         machine: digest of the machine's fingerprint.
-        confirm_requests: requests at the capacity of a finalist, in all rounds together.
+        confirm_requests: most requests at the capacity of a finalist, in all rounds together.
         extra_limits_ms: latency limits beside the workload's own, each with its own objective.
     """
 

@@ -27,6 +27,7 @@ from optimizer.search.confirm_time import (
     RoundTime,
     plan_confirmation,
     reserved_for_confirm,
+    round_time,
 )
 from optimizer.search.evaluator import Protocols
 from optimizer.study.decision import ROUNDS
@@ -287,3 +288,13 @@ def test_the_reserve_follows_the_levels_that_were_measured() -> None:
     own = [search_reserve(h, BASELINE, context, PROTOCOLS, 36000.0) for h in (fast, SLOW)]
     assert own[0] < own[1]
     assert search_reserve(History({}), BASELINE, context, PROTOCOLS, 100.0) == 0.0
+
+
+def test_a_level_that_was_proven_at_the_capacity_tells_how_long_it_will_take() -> None:
+    [trial] = history_of((A, ok(10))).ok
+    assert trial.measurement is not None
+    saturated, *others = trial.measurement.levels
+    proven = [replace(each, verdict="feasible", seconds=30.0) for each in others]
+    known = replace(trial, measurement=replace(trial.measurement, levels=(saturated, *proven)))
+    times = [round_time(each, 2500, SETTING.demand, PROTOCOLS.confirm) for each in (trial, known)]
+    assert [each.levels[0] for each in times] == [250.0, 30.0]

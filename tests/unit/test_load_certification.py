@@ -27,6 +27,15 @@ def test_a_load_within_the_capacity_is_certified() -> None:
     assert result.valid_measurement.levels[1].streams[0].sent >= 500
 
 
+def test_a_level_whose_verdict_is_certain_needs_no_more_requests() -> None:
+    server = SimulatedServer(workload(5000, 5.0), instances=1, batch_seconds=0.1)
+    task = CertificationTask(1.0, requests=5000, at_demand=lambda load: load)
+    level = certify_load(server, server.work, PROTOCOL, 16, task).valid_measurement.levels[1]
+    assert level.verdict == "feasible"
+    assert level.seconds >= PROTOCOL.check_seconds
+    assert level.streams[0].sent < 1000
+
+
 def test_a_load_just_above_the_capacity_steps_down() -> None:
     server = replace(SERVERS["M/D/4, tight"], plans=[])
     result = certify(server, 0.98)

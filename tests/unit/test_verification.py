@@ -394,7 +394,7 @@ class MadeUp:
             raise self._no_requests
         return nullcontext()
 
-    def meets_limits(self, load_factor: float, _: float) -> bool:
+    def meets_limits(self, load_factor: float, _: float, __: float) -> bool:
         p95_ms = next(self._p95s_ms, None)
         if p95_ms is None:
             raise LoadTestFailure("every request failed")
