@@ -111,9 +111,7 @@ def observe_running(
 ) -> ServiceObservation:
     """Return the service times of a server in production, at whatever load it has."""
     layout = execution_layout(model, server)
-    times = _times(split, layout.executing, None)
-    uncertain = tuple(replace(each, log_sd=math.hypot(each.log_sd, _IDLE_SD)) for each in times)
-    return ServiceObservation(layout, uncertain, network_ms=None)
+    return ServiceObservation(layout, _times(split, layout.executing, None), None, _IDLE_SD)
 
 
 def executing(config: ServingConfig) -> tuple[ModelServing, ...]:

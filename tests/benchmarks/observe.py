@@ -5,8 +5,8 @@ configurations of them are measured at several rates around their predicted capa
 capacity is the rate at which the p95, from sending to the end of the execution, crosses the limit.
 Levels run at the same time, each on a copy of the model: sleeping models do not share cores.
 
-`--taken` observes mis-tuned configurations in simulation, and compares the advised configuration
-with the best of the candidates, both simulated with the true service times.
+`--taken` observes mis-tuned configurations, and measures the advised configuration beside the two
+candidates that are best in a simulation with the times that the models are set to.
 `--reads` measures the processor time that one read costs the server, and what reads cost its
 throughput at saturation: levels with one read a second and without any, in turn. The model takes no
 time of its own, so that all of the server's time is spent on requests and reads.
@@ -29,36 +29,50 @@ from multiprocessing import get_context
 from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
 from threading import Event, Lock, Semaphore, Thread
+from typing import TypeVar
 
 import numpy as np
 import psutil
-from google.protobuf import json_format
 from numpy.typing import NDArray
 from tritonclient.grpc import InferInput
 from tritonclient.utils import InferenceServerException
 
-from optimizer.configuration.serving_config import Batching, InstanceGroup, ModelServing
+from optimizer.configuration.serving_config import (
+    Batching,
+    InstanceGroup,
+    ModelServing,
+    ServingConfig,
+)
 from optimizer.measurement.estimates import NORMAL_QUANTILE
-from optimizer.production.advice import Learnt, Predictions, advise, candidates, learn
+from optimizer.production.advice import Learnt, Predictions, advise, candidates, changes, learn
 from optimizer.search.level_runner import concurrency
-from optimizer.simulator.batcher import ONE_SHAPE, Scheduler, draw, open_loop
-from optimizer.simulator.network import Network
-from optimizer.simulator.prediction import Loads, OfferedStream, predict_capacity
+from optimizer.simulator.batcher import Scheduler, scheduler_of
+from optimizer.simulator.prediction import OfferedStream, predict_capacity
 from optimizer.simulator.service_curve import ServiceCurve
 from optimizer.simulator.stream_estimate import network_of_model
 from optimizer.triton.connections import triton_client
 from optimizer.triton.counter_intervals import observed_serving
 from optimizer.triton.counter_recording import CounterReading
-from optimizer.triton.counter_source import counter_source, read_counters
+from optimizer.triton.counter_source import read_counters
 from tests.benchmarks.lab_cases import Case, Execution
-from tests.benchmarks.lab_server import LabServer, config_of, lab_server
-from tests.unit.simulated_counters import Server
+from tests.benchmarks.lab_server import LabServer, lab_server
 
 OBSERVED_SECONDS, LEVEL_SECONDS = 60.0, 36.0
+_LEVEL_REQUESTS = 5_000
 _SHARES = (0.75, 0.88, 1.0, 1.12, 1.25)
 _HIGHER_SHARES = (1.5, 2.0, 2.7, 3.6)
 """Of the predicted capacity, where levels are measured; of the latter, one after the other, until
 the limit is missed."""
+
+_SENT_PER_SECOND = 600
+"""Requests that the client sends at the same time without being late."""
+
+_NEAR = 0.05
+"""Extra cost of advice that is near the best."""
+
+_COMPARED = 2
+_TAKEN_SHARES = (0.6, 0.75, 0.85, 0.93, 1.0, 1.08, 1.2)
+"""Candidates that are measured beside the advised one, at these shares of the best capacity."""
 
 _P95_SHARE = 0.7
 _PHASE_SECONDS = 2.0
@@ -67,10 +81,11 @@ _HIGH, _LOW = 1.5, 0.5
 
 _WARM_UP = 0.1
 _READ_EVERY_SECONDS = 1.0
-_SATURATED_SECONDS, _SATURATED_LEVELS = 4.0, 25
+_SATURATED_SECONDS, _SATURATED_LEVELS = 4.0, 40
 """Of each level with reads and without any, and their number."""
 
 _OUTSTANDING = 16
+_LONG_SECONDS = 86_400.0
 _numbers = count(5000)
 
 
@@ -151,7 +166,7 @@ def observe(server: LabServer, starts: Sequence[Start]) -> list[Learnt]:
         threads = [Thread(target=load, args=(c,)) for load, c in zip(loads, cases, strict=True)]
         for thread in threads:
             thread.start()
-        metrics = [f"http://{server.endpoint.metrics}/metrics"]
+        metrics = [metrics_address(server)]
         read_counters([server.address], metrics, OBSERVED_SECONDS, 1.0, readings.append)
         for thread in threads:
             thread.join()
@@ -162,19 +177,15 @@ def observe(server: LabServer, starts: Sequence[Start]) -> list[Learnt]:
     return learnt
 
 
-def changed(
-    learnt: Learnt, change: tuple[bool, int, tuple[int, ...], int, int]
-) -> tuple[ModelServing, Scheduler]:
-    """Return a configuration for the predictions and for the server."""
+def changed(learnt: Learnt, change: tuple[bool, int, tuple[int, ...], int, int]) -> ModelServing:
+    """Return a changed configuration."""
     dynamic, largest, preferred, delay_us, instances = change
-    model = replace(
+    return replace(
         learnt.serving,
         max_batch_size=largest if dynamic else 1,
         batching=Batching(preferred, delay_us) if dynamic else None,
         groups=(InstanceGroup(count=instances),),
     )
-    scheduler = Scheduler(largest, preferred, delay_us, dynamic, instances, free_dimensions=False)
-    return model, scheduler
 
 
 @dataclass(frozen=True)
@@ -193,16 +204,33 @@ class Row:
 
 
 def measured(
-    server: LabServer, start: Start, scheduler: Scheduler, rates: list[float]
+    server: LabServer, start: Start, scheduler: Scheduler, rates: Sequence[float]
 ) -> list[float]:
-    """Return the p95 at each rate, all measured at the same time."""
-    cases = [case_of(start, scheduler, r, LEVEL_SECONDS, 100 + n) for n, r in enumerate(rates)]
+    """Return the p95 at each rate, as many measured at the same time as the client can send."""
+    cases = [
+        case_of(start, scheduler, rate, level_seconds(rate), 100 + number)
+        for number, rate in enumerate(rates)
+    ]
+    together = max(1, int(_SENT_PER_SECOND / max(rates)))
+    return [
+        float(np.percentile(latencies_ms(run)[int(_WARM_UP * len(run.sent_ms)) :], 95))
+        for at in range(0, len(cases), together)
+        for run in executed(server, cases[at : at + together])
+    ]
+
+
+def level_seconds(rate: float) -> float:
+    """Return how long a rate is measured: whole bursts, and enough requests for the percentile."""
+    period = 2 * _PHASE_SECONDS
+    return min(LEVEL_SECONDS, period * math.ceil(_LEVEL_REQUESTS / rate / period))
+
+
+def executed(server: LabServer, cases: Sequence[Case]) -> list[Execution]:
+    """Execute cases at the same time."""
     with ExitStack() as stack, ThreadPoolExecutor(len(cases)) as pool:
         loads = [stack.enter_context(server.loaded(case)) for case in cases]
         futures = [pool.submit(load, case) for load, case in zip(loads, cases, strict=True)]
-        runs = [future.result() for future in futures]
-    latencies = [latencies_ms(run)[int(_WARM_UP * len(run.sent_ms)) :] for run in runs]
-    return [float(np.percentile(each, 95)) for each in latencies]
+        return [future.result() for future in futures]
 
 
 def latencies_ms(run: Execution) -> NDArray[np.float64]:
@@ -228,7 +256,8 @@ def rows(server: LabServer) -> Iterator[Row]:
     for number, (start, learnt) in enumerate(zip(STARTS, observe(server, STARTS), strict=True)):
         predictions = Predictions(learnt, concurrency, None)
         for change in start.changes:
-            model, scheduler = changed(learnt, change)
+            model = changed(learnt, change)
+            scheduler = scheduler_of(model, learnt.stream)
             capacity = predictions.capacity(model)
             rate = _P95_SHARE * capacity.value
             p95 = predictions.p95(model, rate)
@@ -284,49 +313,72 @@ MISTUNED = (
 
 @dataclass(frozen=True)
 class Taken:
-    """Advice on a mis-tuned configuration.
+    """Advice on a mis-tuned configuration, as measured.
 
     Attributes:
-        extra_cost: of the advised configuration over the best candidate, at their true capacities.
-        holds: whether the advised replicas keep the limit at the peak, with the true times.
+        capacity: of the advised configuration; None where no measured rate was at the limit.
+        best_capacity: the largest of the advised one and the candidates that are best by the times
+            which the models were set to.
+        p95_ms: of the advised configuration at the peak of the demand, divided among its replicas;
+            None where no number of replicas was advised.
     """
 
+    start: int
     advice: str
-    extra_cost: float
-    holds: bool
+    capacity: float | None
+    best: str
+    best_capacity: float | None
+    p95_ms: float | None
+    limit_ms: float
+
+    @property
+    def extra_cost(self) -> float:
+        """Of the advised configuration over the best one."""
+        if self.capacity is None or self.best_capacity is None:
+            return math.inf
+        return self.best_capacity / self.capacity - 1
+
+    @property
+    def holds(self) -> bool:
+        """Whether the advised replicas keep the limit at the peak."""
+        return self.p95_ms is not None and self.p95_ms <= self.limit_ms
 
 
-def taken(start: Start) -> Taken:
-    """Observe a simulated server, and take the advice."""
-    case = case_of(start, start.scheduler, start.rate, OBSERVED_SECONDS, 1)
-    config = json_format.MessageToDict(
-        config_of(case, Path("log")), preserving_proto_field_name=True
-    )
-    curve = true_curve(start, start.scheduler.max_batch_size, start.scheduler.instances)
-    draws = draw(len(case.due_ms), 0.02, ONE_SHAPE, np.random.default_rng(1))
-    simulation = open_loop(start.scheduler, curve, case.due_ms, draws)
-    readings = Server(simulation).readings(int(OBSERVED_SECONDS))
-    readings[0] = replace(readings[0], configs={"bert": {**config, "name": "bert"}})
-    own = observed_serving(readings, None)
-    learnt = learn(own.serving, own.payloads, own.intervals, start.limit_ms)
-    best = advise(learnt, concurrency).best
+def taken(server: LabServer) -> Iterator[Taken]:
+    """Observe the mis-tuned configurations, take the advice, and measure it beside the best."""
+    for number, (start, learnt) in enumerate(zip(MISTUNED, observe(server, MISTUNED), strict=True)):
+        advised = advise(learnt, concurrency).best
+        capacities = true_capacities(start, learnt)
+        ranked = sorted(capacities, key=lambda each: -capacities[each])
+        compared = dict.fromkeys((advised.serving, *ranked[:_COMPARED]))
+        rates = [share * capacities[ranked[0]] for share in _TAKEN_SHARES]
+        found = {}
+        for model in compared:
+            p95s = measured(server, start, scheduler_of(model, learnt.stream), rates)
+            found[model] = crossing_rate(rates, p95s, start.limit_ms)
+        best = max(found, key=lambda each: found[each] or 0.0)
+        p95_ms = None
+        if advised.replicas is not None:
+            peak = learnt.demand.peak_per_second / advised.replicas
+            scheduler = scheduler_of(advised.serving, learnt.stream)
+            [p95_ms] = measured(server, start, scheduler, [peak])
+        yield Taken(
+            number, advised.name, found[advised.serving],
+            ", ".join(changes(learnt.serving, best).values()), found[best],
+            p95_ms, start.limit_ms,
+        )  # fmt: skip
+
+
+def true_capacities(start: Start, learnt: Learnt) -> dict[ModelServing, float]:
+    """Return the capacity of each candidate, simulated with the times that the model is set to."""
     offered = OfferedStream(learnt.stream.arrivals, learnt.stream.limit)
-
-    def network(model: ModelServing) -> Network:
+    capacities = {}
+    for model in dict.fromkeys(candidates(learnt)):
         truth = true_curve(start, model.max_batch_size, model.instance_count)
-        return network_of_model(model, truth, learnt.stream)
-
-    capacities = {
-        model: predict_capacity(network(model), (offered,), 64, 0).per_second
-        for model in dict.fromkeys(candidates(learnt))
-    }
-    p95_ms = math.inf
-    if best.replicas is not None:
-        loads = Loads(network(best.serving), (offered,), 20_000, 0)
-        [level] = loads.levels(learnt.demand.peak_per_second / best.replicas, (95.0,))
-        p95_ms = level.latency_ms(95.0)
-    extra = max(capacities.values()) / max(capacities[best.serving], 1e-9) - 1
-    return Taken(best.name, extra, p95_ms <= start.limit_ms)
+        network = network_of_model(model, truth, learnt.stream)
+        outstanding = concurrency(ServingConfig((model,)))
+        capacities[model] = predict_capacity(network, (offered,), outstanding, 0).per_second
+    return capacities
 
 
 def true_curve(start: Start, largest: int, instances: int) -> ServiceCurve:
@@ -343,25 +395,28 @@ def read_cost() -> str:
         case = case_of(STARTS[0], STARTS[0].scheduler, 40, 2, 0)
         with server.loaded(case) as execute:
             execute(case)
-            source, process = counter_source(server.address), psutil.Process(server.pid)
+            process = psutil.Process(server.pid)
             before = process.cpu_times()
-            for _ in range(reads):
-                source.statistics()
-                source.config(case.name)
+            readings: list[CounterReading] = []
+            metrics = [metrics_address(server)]
+            read_counters([server.address], metrics, reads * 1e-3, 1e-3, readings.append)
             after = process.cpu_times()
-            source.close()
-    seconds = (after.user + after.system - before.user - before.system) / reads
-    return f"one read costs the server {1e3 * seconds:.2f} ms of processor time"
+    seconds = after.user + after.system - before.user - before.system
+    return f"one read costs the server {1e3 * seconds / len(readings):.2f} ms of processor time"
 
 
-def reading(address: str, name: str, wanted: EventType) -> None:
-    """Read all counters every second while that is wanted; a process of its own."""
-    source = counter_source(address)
-    while True:
+def metrics_address(server: LabServer) -> str:
+    """Return the URL of a server's metrics."""
+    return f"http://{server.endpoint.metrics}/metrics"
+
+
+def reading(address: str, metrics: str, wanted: EventType) -> None:
+    """Read as `observe` does, every second while that is wanted; a process of its own."""
+
+    def pause(_: CounterReading) -> None:
         wanted.wait()
-        source.statistics()
-        source.config(name)
-        time.sleep(_READ_EVERY_SECONDS)
+
+    read_counters([address], [metrics], _LONG_SECONDS, _READ_EVERY_SECONDS, pause)
 
 
 def throughput_with_reads() -> str:
@@ -375,7 +430,7 @@ def throughput_with_reads() -> str:
         folder = opened.enter_context(tempfile.TemporaryDirectory())
         server = opened.enter_context(lab_server(Path(folder)))
         opened.enter_context(server.loaded(case))
-        arguments = (server.address, case.name, wanted)
+        arguments = (server.address, metrics_address(server), wanted)
         reader = context.Process(target=reading, args=arguments, daemon=True)
         reader.start()
         answered = opened.enter_context(saturated(server.address, case))
@@ -426,30 +481,39 @@ def saturated(address: str, case: Case) -> Iterator[Callable[[], int]]:
         client.close()
 
 
+Outcome = TypeVar("Outcome", Row, Taken)
+
+
 def main() -> None:
     """Print every change, and a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reads", action="store_true", help="measure what a read costs")
-    parser.add_argument("--taken", action="store_true", help="take the advice, in simulation")
+    parser.add_argument("--taken", action="store_true", help="take the advice, and measure it")
     parser.add_argument("--record", type=Path, help="file that the rows are written to")
     given = parser.parse_args()
     if given.reads:
         sys.stdout.write(f"{read_cost()}\n{throughput_with_reads()}\n")
         return
-    if given.taken:
-        for start in MISTUNED:
-            sys.stdout.write(f"{taken(start)}\n")
-        return
-    table = []
     with tempfile.TemporaryDirectory() as folder, lab_server(Path(folder)) as server:
-        for row in rows(server):
-            table.append(row)
-            sys.stdout.write(f"{row}\n")
-            sys.stdout.flush()
-            if given.record is not None:
-                with given.record.open("a") as file:
-                    file.write(json.dumps(asdict(row)) + "\n")
-    sys.stdout.write(summary(table) + "\n")
+        if given.taken:
+            outcomes = list(printed(taken(server), given.record))
+            near = sum(each.extra_cost <= _NEAR for each in outcomes)
+            holding = sum(each.holds for each in outcomes)
+            count = len(outcomes)
+            sys.stdout.write(f"{near} of {count} cost at most {_NEAR:.0%} more, {holding} hold\n")
+        else:
+            sys.stdout.write(summary(list(printed(rows(server), given.record))) + "\n")
+
+
+def printed(outcomes: Iterator[Outcome], record: Path | None) -> Iterator[Outcome]:
+    """Print each outcome, and append it to the record."""
+    for outcome in outcomes:
+        sys.stdout.write(f"{outcome}\n")
+        sys.stdout.flush()
+        if record is not None:
+            with record.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+        yield outcome
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ everything else is predicted: what a point saturates at, and its 95th percentile
 four fifths of its capacity: of the predicted one, as whoever asks the simulator has no other, and
 at the rate that was offered, where an error of the capacity weighs many times as much in a queue.
 A second block learns from all points: what is left is the batcher's share of the error. A pipeline
-has too many statistics for that: the regression takes the cube of their number.
+has too many statistics for that: the regression takes the cube of their number. The first line
+tells how far single measurements of one configuration are from each other's mean: a perfect
+prediction is as far from them.
 """
 
 from __future__ import annotations
@@ -34,6 +36,11 @@ from optimizer.simulator.service_model import ServiceModel
 from optimizer.study.trial_records import measured_record
 
 Floats = NDArray[np.float64]
+
+_LEVEL_SECONDS = 10.0
+"""Duration of the recorded levels at shares of the capacity."""
+
+_SAMPLES = 8
 
 
 def learnt(table: RecordedTable, points: Sequence[Position], lights: int) -> ServiceModel:
@@ -74,7 +81,11 @@ def throughput_errors(
 def latency_errors(
     table: RecordedTable, service: ServiceModel, known: Sequence[Position]
 ) -> Iterator[tuple[str, float]]:
-    """Predicted over measured 95th percentile less 1, by load."""
+    """Predicted over measured 95th percentile less 1, by load.
+
+    Two more errors tell causes apart: with execution times by the saturation that the server showed
+    just before the level, and of simulated levels that are as short as the measured ones.
+    """
     offered = offered_streams(table.space.workload)
     for row in table.rows:
         if not row.latencies or row.position in known or row.disturbed:
@@ -83,13 +94,47 @@ def latency_errors(
         loads = Loads(network, offered, 20_000, seed=0)
         outstanding = concurrency(table.space.search_space.config(row.position))
         most = predict_capacity(network, offered, outstanding, seed=0).per_second
+        assert row.saturation is not None
+        mix = [stream.share for stream in offered]
+        saturated = predict_saturation(network, outstanding, seed=0, mix=mix).per_second
+        as_fast = network.slower(saturated / row.saturation.per_second)
         for share, measured in zip(SHARES_OF_CAPACITY, row.latencies, strict=True):
-            for what, rate in (
-                (f"p95 at {share:.0%} of capacity", share * most),
-                (f"p95 at the rate of {share:.0%}", measured.per_second),
-            ):
-                p95_ms = max(level.latency_ms(95.0) for level in loads.levels(rate, (95.0,)))
-                yield what, p95_ms / measured.p95_ms - 1
+            at, rate = f"p95 at {share:.0%} of capacity", share * most
+            expected_ms = p95_ms(loads, rate)
+            yield at, expected_ms / measured.p95_ms - 1
+            yield (
+                f"p95 at the rate of {share:.0%}",
+                p95_ms(loads, measured.per_second) / measured.p95_ms - 1,
+            )
+            own = Loads(as_fast, offered, 20_000, seed=0)
+            yield (
+                f"p95 at the rate of {share:.0%}, times by the saturation of the same minute",
+                p95_ms(own, measured.per_second) / measured.p95_ms - 1,
+            )
+            for seed in range(1, 1 + _SAMPLES):
+                short = Loads(network, offered, round(rate * _LEVEL_SECONDS), seed)
+                yield f"{at}, of simulated levels as short", expected_ms / p95_ms(short, rate) - 1
+
+
+def p95_ms(loads: Loads, per_second: float) -> float:
+    """Return the 95th percentile of the latency at a rate, the largest of all streams."""
+    return max(level.latency_ms(95.0) for level in loads.levels(per_second, (95.0,)))
+
+
+def measured_again(table: RecordedTable) -> Floats:
+    """Return the deviation of each repeated measurement from the true rate, relative to that.
+
+    The mean of a configuration's measurements is nearer to each of them than the true rate is, by
+    the root of (n - 1) / n.
+    """
+    deviations = []
+    for rows in table.by_position.values():
+        saturated = (row.saturation for row in rows if not row.disturbed)
+        rates = np.array([level.per_second for level in saturated if level is not None])
+        if len(rates) > 1:
+            nearer = np.sqrt((len(rates) - 1) / len(rates))
+            deviations.append((rates / rates.mean() - 1) / nearer)
+    return np.concatenate(deviations)
 
 
 def shown(name: str, errors: Floats) -> None:
@@ -117,6 +162,8 @@ def compare(path: Path) -> None:
     ]
     if len(space.models) == 1:
         blocks.append((f"learnt from all {len(every)} points", every, len(every), []))
+    print(f"{path.stem}:")
+    shown("saturated throughput, measured again", measured_again(table))
     for what, points, lights, known in blocks:
         service = learnt(table, points, lights)
         print(f"{path.stem}, {what}:")
