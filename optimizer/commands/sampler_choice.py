@@ -16,12 +16,14 @@ from optimizer.search.surrogate.acquisition import AcquisitionPolicy, ForecastSo
 from optimizer.search.surrogate.idle_models import OpenRows
 from optimizer.search.surrogate.learnt_forecast import LearntForecast
 from optimizer.simulator.calibration import (
+    LIGHT_RUNS,
     cached_point,
     calibration_points,
     executed_points,
     parts_alone,
 )
 from optimizer.simulator.network_forecast import forecaster_of
+from optimizer.simulator.service_observation import executing
 from optimizer.simulator.service_prior import ServicePrior
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
@@ -89,7 +91,13 @@ class Strategies:
         points += [cached] if cached is not None else []
         configs = [self.space.config(point) for point in points]
         parts = [part for config in configs[:1] for part in parts_alone(config)]
-        phase.run(configs, parts if self.serves_parts else [])
+        parts = parts if self.serves_parts else []
+        # A light load shows a runtime's wake-up time, which other hardware lends to scale.
+        lent_runtimes = {each.layout.artifact.runtime for each in lent}
+        light = [
+            c for c in configs if not {m.artifact.runtime for m in executing(c)} <= lent_runtimes
+        ]
+        phase.run([*configs, *parts], light=[*light[:LIGHT_RUNS], *parts])
         forecaster = forecaster_of(self.space, self.workload, concurrency, self.seed)
         learnt = LearntForecast(forecaster, phase.records, self.workload, self.prior)
         left_alone = set[str]()

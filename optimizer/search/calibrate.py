@@ -7,7 +7,7 @@ as the trials do that they predict, and the search begins while the last of them
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.measurement.evaluation import Evaluation
@@ -15,7 +15,6 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.resumable_runs import ResumableRuns
 from optimizer.search.running_tasks import LONGEST_WAIT_SECONDS, RunningTasks
 from optimizer.search.worker_pool import Task, TaskKind
-from optimizer.simulator.calibration import LIGHT_RUNS
 from optimizer.study.context import StudyContext
 from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, TrialStarted, Watcher
@@ -46,24 +45,23 @@ class CalibratePhase:
         """Whether every configuration has its result."""
         return all(self._runs.history.decided(config) is not None for config in self._configs)
 
-    def run(self, configs: Sequence[ServingConfig], parts: Sequence[ServingConfig] = ()) -> None:
+    def run(self, configs: Sequence[ServingConfig], light: Collection[ServingConfig] = ()) -> None:
         """Measure the missing configurations, until a worker is left that none of them is for.
 
         The runs that are going on then end while the search receives the tasks of all workers.
-        The first `LIGHT_RUNS` and the parts get a light load too. A configuration that fails has a
-        record like the others, which the calibration ignores; a transient failure is retried once.
+        A configuration that fails has a record like the others, which the calibration ignores; a
+        transient failure is retried once.
 
         Args:
-            parts: configurations of some of the models, see `parts_alone`.
+            light: those that get a light load too.
 
         Raises:
             StorageError: when a record cannot be written.
             WorkersLostError: when no worker is left.
         """
-        self._configs = everything = (*configs, *parts)
-        light = {*configs[:LIGHT_RUNS], *parts}
-        waiting = deque(enumerate(everything, 1))
-        self._watch(PhaseStarted("calibrate", len(everything)))
+        self._configs = configs
+        waiting = deque(enumerate(configs, 1))
+        self._watch(PhaseStarted("calibrate", len(configs)))
         while waiting or (len(self._tasks) and not self._tasks.idle):
             if not self._tasks.idle:
                 self._tasks.receive(LONGEST_WAIT_SECONDS)

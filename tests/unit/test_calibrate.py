@@ -60,7 +60,7 @@ def test_a_study_that_goes_on_saturates_only_what_is_missing(tmp_path: Path) -> 
     assert again.saturated == CONFIGS[2:]
 
 
-def test_parts_are_measured_after_the_others_with_a_light_load(tmp_path: Path) -> None:
+def test_only_some_get_a_light_load_too(tmp_path: Path) -> None:
     light: list[ServingConfig] = []
 
     class Evaluator(FakeEvaluator):
@@ -72,9 +72,9 @@ def test_parts_are_measured_after_the_others_with_a_light_load(tmp_path: Path) -
     tasks = RunningTasks(InlinePool(evaluator, SETTING.slot), lambda _: None)
     phase = CalibratePhase(tasks, StudyDirectory(tmp_path), SETTING, lambda _: None)
     configs = [SPACE.config(SPACE.at(row)) for row in range(5)]
-    phase.run(configs[:4], configs[4:])
+    phase.run(configs, light=[configs[0], configs[4]])
     assert [record.config for record in phase.records] == evaluator.saturated == configs
-    assert light == [*configs[:3], configs[4]]
+    assert light == [configs[0], configs[4]]
 
 
 def test_targets_that_share_no_model_are_calibrated_alone_too() -> None:
