@@ -33,6 +33,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, TrialFinished, Watcher
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.record_store import RecordStore
 from optimizer.study.search_status import SearchEnd, SearchStatus
 from optimizer.study.trial_records import measured_record
 
@@ -131,6 +132,8 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
 
     with temporary_folder() as folder:
         directory, history = StudyDirectory(folder), History({})
+        # A recorded table has fewer percentiles than reports show.
+        directory.trials = RecordStore(directory.trials.folder, scored=True)
         strategies = Strategies(
             space.search_space,
             space.workload,
