@@ -93,7 +93,7 @@ def replay_text(result: Replay) -> str:
     lines = [
         f"{space.study}, recorded {space.as_of} on {space.machine.summary}",
         f"{len(result.trials)} trials: {seconds:.0f} s of load tests and model loads on that "
-        f"machine, of which {result.calibration_seconds:.0f} s for the calibration",
+        f"machine; the calibration runs take {result.calibration_seconds:.0f} s in turn",
         f"ended: {result.ended.reason}",
     ]
     if (best := result.best) is None:

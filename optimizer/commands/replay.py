@@ -23,6 +23,7 @@ from optimizer.search.recorded.evaluator import RecordedEvaluator
 from optimizer.search.recorded.table import RecordedSpace, RecordedTable
 from optimizer.search.recorded.table_file import read_table
 from optimizer.search.recorded.virtual_pool import VirtualPool
+from optimizer.search.running_tasks import RunningTasks
 from optimizer.search.trial_ledger import SearchedStudy
 from optimizer.simulator.calibration import LIGHT_RUNS, calibration_points
 from optimizer.simulator.service_prior import ServicePrior
@@ -32,6 +33,7 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Event, TrialFinished, Watcher
 from optimizer.study.history import History
 from optimizer.study.optuna_study import OptunaStudy
+from optimizer.study.record_store import RecordStore
 from optimizer.study.search_status import SearchEnd, SearchStatus
 from optimizer.study.trial_records import measured_record
 
@@ -58,7 +60,7 @@ class Replay:
 
     Attributes:
         trials: of the search, in the order of their ends, without the calibration.
-        calibration_seconds: of load tests and model loads before the first trial.
+        calibration_seconds: of load tests and model loads of the calibration runs, together.
     """
 
     table: RecordedTable
@@ -130,6 +132,8 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
 
     with temporary_folder() as folder:
         directory, history = StudyDirectory(folder), History({})
+        # A recorded table has fewer percentiles than reports show.
+        directory.trials = RecordStore(directory.trials.folder, scored=True)
         strategies = Strategies(
             space.search_space,
             space.workload,
@@ -142,14 +146,18 @@ def replay_table(  # noqa: PLR0913 - one argument for each option of the command
             regret_percent=regret_percent,
         )
         pool = VirtualPool(evaluator, context.slot, workers)
-        strategy = strategies.calibrated(sampler, pool, directory, watch)
-        calibration_seconds = pool.seconds
+        tasks = RunningTasks(pool, watch_trials)
+        strategy = strategies.calibrated(sampler, tasks, directory, watch)
         searched, make_sampler = space.search_space, strategy.make_sampler
         with OptunaStudy(
             space.study, directory.journal, None, searched, make_sampler, seed
         ) as study:
             own = SearchedStudy(study, searched, directory, history, context, watch_trials)
-            ended = SearchLoop(own, pool).run(Budget(trials, math.inf), advise)
+            ended = SearchLoop(own, tasks).run(
+                Budget(trials, math.inf), advise, calibrated_by=strategy.calibrated_by
+            )
+        runs = [record.seconds for record in directory.calibration.read_all().values()]
+    calibration_seconds = sum(each.measuring + each.serving for each in runs)
     return Replay(table, tuple(replayed), calibration_seconds, ended)
 
 

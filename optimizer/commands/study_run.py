@@ -37,6 +37,7 @@ from optimizer.search.lent_calibration import read_prior
 from optimizer.search.loop import SearchLoop, SearchTime
 from optimizer.search.prepared import Prepared
 from optimizer.search.published_grid import published_positions
+from optimizer.search.running_tasks import RunningTasks
 from optimizer.search.samplers import BOUNDED, Strategy
 from optimizer.search.trial_ledger import SearchedStudy
 from optimizer.search.winner_phase import (
@@ -166,8 +167,9 @@ class StudyRun:
         with ExitStack() as opened:
             with self._time.kept_by("calibrate"):
                 pool = opened.enter_context(self._site.pool(self._run, prepared, self._watch))
+                tasks = RunningTasks(pool, self._watch)
                 strategy = strategies.calibrated(
-                    self._options.chosen_sampler, pool, self._directory, self._watch
+                    self._options.chosen_sampler, tasks, self._directory, self._watch
                 )
             study = opened.enter_context(self._open_study(prepared.space, strategy))
             study.reconcile({record.number: record for record in history.records})
@@ -181,10 +183,15 @@ class StudyRun:
                 to_all(self._watch, self._files(study, prepared)),
             )
             first = self._enqueued(prepared.space)
-            loop = SearchLoop(searched_study, pool)
+            loop = SearchLoop(searched_study, tasks)
             search_time = self._search_time(history, prepared)
             return loop.run(
-                self._space.budget, strategy.advise, search_time, first, strategy.explain
+                self._space.budget,
+                strategy.advise,
+                search_time,
+                first,
+                strategy.explain,
+                strategy.calibrated_by,
             )
 
     def _search_time(self, history: History, prepared: Prepared) -> SearchTime:

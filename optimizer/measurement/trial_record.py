@@ -75,6 +75,8 @@ class TrialRecord:
         told_at_proposal: number of the study's records that had been told when it was proposed;
             None for a record that was carried over, or written before trials ran at the same time.
         told_position: number of the study's records that were told before its own; None as above.
+        calibrated_by: number of calibration runs that had ended when the sampler proposed it; None
+            as above, and where it did not wait for them, as the baseline does not.
         rounds: of the confirm phase that must do for its configuration, because there was no time
             for more; None where all are needed.
     """
@@ -98,6 +100,7 @@ class TrialRecord:
     workers: tuple[str, ...] = ()
     told_at_proposal: int | None = None
     told_position: int | None = None
+    calibrated_by: int | None = None
     rounds: int | None = None
     schema_version: int = SCHEMA_VERSION
 

@@ -19,7 +19,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.drift import DriftRuns
 from optimizer.search.running_tasks import LONGEST_WAIT_SECONDS, RunningTasks
 from optimizer.search.trial_ledger import RunningTrial, SearchedStudy, TrialLedger
-from optimizer.search.worker_pool import Task, WorkerPool
+from optimizer.search.worker_pool import Task
 from optimizer.space_file.reader import Budget
 from optimizer.study.events import (
     EarlierTrials,
@@ -29,7 +29,7 @@ from optimizer.study.events import (
     TrialStarted,
 )
 from optimizer.study.history import prune_load_factor, why_most_unmeasured
-from optimizer.study.search_status import Advisor, Explain, SearchEnd, SearchStatus
+from optimizer.study.search_status import Advisor, CalibratedBy, Explain, SearchEnd, SearchStatus
 
 _CONSECUTIVE_FAILURES = 5
 _CONSECUTIVE_REPEATS = 3
@@ -72,6 +72,7 @@ class _Plan:
     time: SearchTime
     advise: Advisor
     explain: Explain
+    calibrated_by: CalibratedBy
 
 
 class SearchLoop:
@@ -79,16 +80,19 @@ class SearchLoop:
 
     The baseline is measured first. Other workers do not wait for it: their first trials have no
     incumbent, which would bound them.
+
+    Args:
+        tasks: of the pool's workers; the last calibration runs may be among them.
     """
 
-    def __init__(self, searched: SearchedStudy, pool: WorkerPool) -> None:
+    def __init__(self, searched: SearchedStudy, tasks: RunningTasks) -> None:
         self._study = searched.study
         self._space = space = searched.space
         self._history = searched.history
         self._context = searched.context
         self._watch = searched.watch
         self._baseline = space.config(space.baseline)
-        self._tasks = RunningTasks(pool, self._watch)
+        self._tasks = tasks
         self._ledger = TrialLedger(searched)
         self._drift_runs = DriftRuns(self._baseline, searched.directory, self._context, self._watch)
         self._consecutive_repeats = 0
@@ -102,6 +106,7 @@ class SearchLoop:
         time: SearchTime | None = None,
         first: Sequence[Position] = (),
         explain: Explain = lambda _: None,
+        calibrated_by: CalibratedBy = lambda: 0,
     ) -> SearchEnd:
         """Search until the budget ends, every valid point is measured or the sampler converges.
 
@@ -110,6 +115,7 @@ class SearchLoop:
             time: of the search; by default that of the budget.
             first: points to measure after the baseline, before the sampler's own proposals.
             explain: called after every proposal for the expected cost.
+            calibrated_by: called before every proposal, which waits while it returns None.
 
         Raises:
             EverythingFailedError: after five consecutive failures and a failed rerun of the
@@ -125,14 +131,14 @@ class SearchLoop:
             if self._history.decided(self._space.config(position)) is None:
                 self._study.enqueue_once(position)
         self._consecutive_repeats = self._study.repeats_in_a_row
-        end = self._search(_Plan(budget, time, advise, explain))
+        end = self._search(_Plan(budget, time, advise, explain, calibrated_by))
         self._raise_if_most_were_unmeasured(least=1)
         return end
 
     def _search(self, plan: _Plan) -> SearchEnd:
         while True:
             end = None
-            if self._tasks.idle and not self._waits_for_the_baseline:
+            if self._tasks.idle and not self._waits(plan):
                 end = self._submit_next(plan)
                 if end is None:
                     continue
@@ -157,6 +163,11 @@ class SearchLoop:
         """Return the points whose first attempt failed just before an earlier run ended."""
         once = (record.config for record in self._history.unmeasured if record.attempt == 1)
         return [position for config in once if (position := self._space.position_of(config))]
+
+    def _waits(self, plan: _Plan) -> bool:
+        """Whether no trial may be proposed before a running task has its result."""
+        uncalibrated = plan.calibrated_by() is None and not self._study.has_queue
+        return uncalibrated or self._waits_for_the_baseline
 
     @property
     def _waits_for_the_baseline(self) -> bool:
@@ -184,7 +195,7 @@ class SearchLoop:
         if drift_run is not None:
             self._tasks.submit(drift_run, lambda e, _: self._drift_runs.finish(e, history))
             return None
-        trial = self._ledger.propose(plan.time.limit.clock())
+        trial = self._ledger.propose(plan.time.limit.clock(), plan.calibrated_by())
         self._consecutive_repeats = 0 if trial is not None else self._consecutive_repeats + 1
         if trial is not None:
             self._start(trial, plan)

@@ -19,7 +19,7 @@ from optimizer.search.bounded_sampler import BoundedSampler
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy
 from optimizer.study.optuna_space import OptunaSpace
 from optimizer.study.optuna_study import SamplerFactory
-from optimizer.study.search_status import Advisor, Explain, SearchStatus
+from optimizer.study.search_status import Advisor, CalibratedBy, Explain, SearchStatus
 
 _STARTUP_TRIALS = 6
 
@@ -125,6 +125,7 @@ class Strategy:
     make_sampler: SamplerFactory
     advise: Advisor = SearchStatus
     explain: Explain = lambda _: None
+    calibrated_by: CalibratedBy = lambda: 0
 
 
 SAMPLERS: Mapping[str, Callable[[AcquisitionPolicy], Strategy]] = {

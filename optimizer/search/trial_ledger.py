@@ -43,6 +43,7 @@ class RunningTrial:
     Attributes:
         started: seconds of the caller's clock.
         told_at_proposal: number of records that had been told.
+        calibrated_by: see `TrialRecord`.
         repeats: numbers of later proposals of the same configuration.
     """
 
@@ -50,6 +51,7 @@ class RunningTrial:
     config: ServingConfig
     started: float
     told_at_proposal: int
+    calibrated_by: int | None
     repeats: list[int] = field(default_factory=list)
 
 
@@ -88,8 +90,11 @@ class TrialLedger:
         """The recommendation by the records so far."""
         return self._decision.decision.best
 
-    def propose(self, started: float) -> RunningTrial | None:
+    def propose(self, started: float, calibrated_by: int | None = 0) -> RunningTrial | None:
         """Return the next trial; None where its proposal repeats another trial.
+
+        Args:
+            calibrated_by: see `TrialRecord`.
 
         Raises:
             StorageError: when the study cannot be written.
@@ -104,7 +109,7 @@ class TrialLedger:
         if config in self._running:
             self._running[config].repeats.append(proposal.number)
             return None
-        trial = RunningTrial(proposal, config, started, len(self._history.records))
+        trial = RunningTrial(proposal, config, started, len(self._history.records), calibrated_by)
         self._running[config] = trial
         return trial
 
@@ -129,6 +134,7 @@ class TrialLedger:
             record,
             workers=workers,
             told_at_proposal=trial.told_at_proposal,
+            calibrated_by=trial.calibrated_by,
             told_position=len(self._history.records),
         )
         self._study.require_lease()

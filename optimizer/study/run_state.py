@@ -174,14 +174,16 @@ class RunState:
         by_clock = None if self.phase_seconds is None else max(0.0, self.phase_seconds - spent)
         each: float | None = None
         if self.phase == "search" and self._trial_seconds:
-            each = statistics.median(self._trial_seconds) / max(1, self._busy_workers)
+            each = statistics.median(self._trial_seconds) / max(1, self._running_steps)
         elif self.done:
             each = spent / self.done
         return TimeLeft(None if each is None else each * left, by_clock)
 
     @property
-    def _busy_workers(self) -> int:
-        return sum(each.measurement is not None for each in self.workers.values())
+    def _running_steps(self) -> int:
+        """Number of workers with a step of the phase: in the search, those with a trial."""
+        running = [w.measurement for w in self.workers.values() if w.measurement is not None]
+        return sum((each.number is not None) == (self.phase == "search") for each in running)
 
     def _begin_with(self, records: Sequence[TrialRecord], best: ConfirmedCapacity | None) -> None:
         self.best = best
@@ -194,8 +196,9 @@ class RunState:
         self.phase, self.steps, self.done = phase, max(1, steps), 0
         self.phase_started, self.phase_seconds = self._clock(), seconds
         self.now = CurrentMeasurement(doing=self.now.doing)
-        for worker in self.workers.values():
-            worker.measurement = None
+        if phase != "search":  # The last calibration runs go on beside its first trials.
+            for worker in self.workers.values():
+                worker.measurement = None
         if phase not in ("calibrate", "search"):
             # What follows the search is measured alone.
             self.workers = {}
@@ -203,7 +206,7 @@ class RunState:
     def _begin_trial(self, event: TrialStarted) -> None:
         # The steps of the confirm phase are rounds, of which each finalist has its own.
         if self.phase != "confirm":
-            self.done = event.measured - 1 - self._busy_workers
+            self.done = event.measured - 1 - self._running_steps
         self._begin(describe(event.config))
         self.now.number = event.number if self.phase == "search" else None
         self.now.started = self._clock()

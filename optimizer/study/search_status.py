@@ -91,3 +91,7 @@ class ExpectedCost:
 
 Explain = Callable[[Position], ExpectedCost | None]
 """Called after a proposal for its expected cost."""
+
+CalibratedBy = Callable[[], int | None]
+"""Called before a proposal for the number of calibration runs that it would learn from; None while
+these tell too little."""

@@ -85,6 +85,7 @@ def carried_over(
                 workers=(),
                 told_at_proposal=None,
                 told_position=None,
+                calibrated_by=None,
                 further=(),
                 told_further=(),
             )

@@ -18,6 +18,7 @@ from optimizer.measurement.trial_record import TrialRecord
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.confirm import Confirmed
 from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.running_tasks import RunningTasks
 from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.calibration import calibration_points
 from optimizer.space_file.reader import load_space
@@ -75,7 +76,8 @@ def studied(
     evaluator = RecordedEvaluator(recorded_table(space), np.random.default_rng(0))
     points = [space.config(point) for point in calibration_points(space)]
     pool = InlinePool(evaluator, SETTING.slot)
-    CalibratePhase(pool, directory, SETTING, lambda _: None).run(points)
+    tasks = RunningTasks(pool, lambda _: None)
+    CalibratePhase(tasks, directory, SETTING, lambda _: None).run(points)
     baseline = space.config(space.baseline)
     configs = [baseline, *(space.config(space.at(n % len(space))) for n in range(1, trials))]
     records = {}

@@ -258,4 +258,5 @@ trial_records = st.builds(
     workers=tuples(names),
     told_at_proposal=st.none() | counts,
     told_position=st.none() | counts,
+    calibrated_by=st.none() | counts,
 ).filter(_could_be_written)

@@ -25,6 +25,7 @@ from optimizer.measurement.level import LevelKind, LoadLevel, Measurement, Slice
 from optimizer.measurement.resource_use import ClientUse
 from optimizer.measurement.trial_record import Failure, Seconds, TrialRecord
 from optimizer.search.loop import SearchLoop, SearchTime
+from optimizer.search.running_tasks import RunningTasks
 from optimizer.search.samplers import SAMPLERS
 from optimizer.search.surrogate.acquisition import AcquisitionPolicy, FixedForecast, no_forecast
 from optimizer.search.trial_ledger import SearchedStudy
@@ -365,7 +366,8 @@ class Search:
     def loop(self, study: OptunaStudy, history: History) -> SearchLoop:
         watch = to_all(self.events.append, *self.watchers, self.watcher_of_study(study))
         searched = SearchedStudy(study, self.space, self.directory, history, self.context, watch)
-        return SearchLoop(searched, self.pool or InlinePool(self.evaluator, self.context.slot))
+        pool = self.pool or InlinePool(self.evaluator, self.context.slot)
+        return SearchLoop(searched, RunningTasks(pool, watch))
 
     def run(self, trials: int, time: SearchTime | None = None) -> SearchEnd:
         """Start, or go on as a new process would."""

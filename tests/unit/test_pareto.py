@@ -20,6 +20,7 @@ from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.level import Measurement
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.running_tasks import RunningTasks
 from optimizer.search.surrogate import learnt_forecast
 from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.calibration import calibration_points
@@ -80,7 +81,8 @@ def study(
 
 def calibrate(directory: StudyDirectory) -> None:
     evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
-    phase = CalibratePhase(InlinePool(evaluator, SETTING.slot), directory, SETTING, lambda _: None)
+    tasks = RunningTasks(InlinePool(evaluator, SETTING.slot), lambda _: None)
+    phase = CalibratePhase(tasks, directory, SETTING, lambda _: None)
     phase.run([SPACE.config(point) for point in calibration_points(SPACE)])
 
 

@@ -20,6 +20,7 @@ from optimizer.machine.fingerprint import Machine
 from optimizer.measurement.cost import Price
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.running_tasks import RunningTasks
 from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.calibration import calibration_points
 from optimizer.study.directory import StudyDirectory
@@ -69,7 +70,8 @@ def searched(
     evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
     points = [SPACE.config(point) for point in calibration_points(SPACE)]
     pool = InlinePool(evaluator, SETTING.slot)
-    CalibratePhase(pool, directory, SETTING, lambda _: None).run(points)
+    tasks = RunningTasks(pool, lambda _: None)
+    CalibratePhase(tasks, directory, SETTING, lambda _: None).run(points)
     config = points[which]
     directory.trials.write(measured_record(0, config, ok(capacity_of(config)), SETTING))
     return config
@@ -122,7 +124,8 @@ def test_a_fleet_of_a_recorded_pipeline_is_planned(tmp_path: Path) -> None:
     begin_study(directory, replace(space, price=PRICE))
     points = [space.search_space.config(p) for p in calibration_points(space.search_space)]
     pool = InlinePool(RecordedEvaluator(table, np.random.default_rng(0)), SETTING.slot)
-    CalibratePhase(pool, directory, SETTING, lambda _: None).run(points)
+    tasks = RunningTasks(pool, lambda _: None)
+    CalibratePhase(tasks, directory, SETTING, lambda _: None).run(points)
     best, capacity = max(table.true_capacity.items(), key=operator.itemgetter(1))
     trial = measured_record(0, space.search_space.config(best), ok(capacity), SETTING)
     directory.trials.write(trial)

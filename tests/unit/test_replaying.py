@@ -13,6 +13,7 @@ from optimizer.errors import UsageError
 from optimizer.search.recorded.recording import BEST, ROUNDS, SAMPLE
 from optimizer.search.recorded.table_file import write_table
 from optimizer.search.samplers import CALIBRATED, SAMPLERS
+from optimizer.study import record_store
 from optimizer.study.events import Event, PhaseStarted
 from tests.unit.studies import small_space
 from tests.unit.tables import recorded_table
@@ -38,6 +39,12 @@ def test_every_sampler_searches_a_table(sampler: str) -> None:
     seconds = [trial.seconds for trial in found.trials]
     assert seconds == sorted(seconds)
     assert seconds[0] > found.calibration_seconds
+
+
+def test_a_long_replay_reads_its_first_records_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run keeps the levels of its latest records alone, and a table has no 99th percentile."""
+    monkeypatch.setattr(record_store, "_RECENT", 2)
+    assert len(replayed("grid", trials=8).trials) == 8
 
 
 @pytest.mark.slow

@@ -122,6 +122,19 @@ def test_the_best_is_what_the_search_and_the_confirm_phase_say_last() -> None:
         assert state.best == kept
 
 
+def test_calibration_runs_that_go_on_beside_the_first_trials_keep_their_levels() -> None:
+    events: list[Event] = [WorkersStarted({"a": "slot 0", "b": "slot 1"})]
+    events += [PhaseStarted("calibrate", 1), TrialStarted(0, 1, 1, A, worker="a")]
+    events += [PhaseStarted("search", 12), TrialStarted(0, 1, 12, B, worker="b")]
+    events += [WorkerEvent("a", 0, LevelFinished(level(0.4, 40.0)))]
+    state = state_after(events)
+    calibration, trial = (state.workers[name].measurement for name in "ab")
+    assert calibration is not None
+    assert trial is not None
+    assert (len(calibration.levels), len(trial.levels)) == (1, 0)
+    assert (calibration.number, trial.number, state.done) == (None, 0, 0)
+
+
 def test_the_reference_is_no_trial_either() -> None:
     state = state_after([PhaseStarted("search", 4), DriftRunStarted(A)])
     assert state.now.configuration.startswith("baseline rerun: ")

@@ -16,6 +16,7 @@ from optimizer.commands.simulate import (
 from optimizer.errors import UsageError
 from optimizer.search.calibrate import CalibratePhase
 from optimizer.search.recorded.evaluator import RecordedEvaluator
+from optimizer.search.running_tasks import RunningTasks
 from optimizer.search.worker_pool import InlinePool
 from optimizer.simulator.calibration import calibration_points
 from optimizer.study.directory import StudyDirectory
@@ -42,7 +43,8 @@ def results(tmp_path: Path) -> Path:
     directory = StudyDirectory(tmp_path / "calibrated")
     begin_study(directory, SEARCHED)
     evaluator = RecordedEvaluator(recorded_table(SPACE), np.random.default_rng(0))
-    phase = CalibratePhase(InlinePool(evaluator, SETTING.slot), directory, SETTING, lambda _: None)
+    tasks = RunningTasks(InlinePool(evaluator, SETTING.slot), lambda _: None)
+    phase = CalibratePhase(tasks, directory, SETTING, lambda _: None)
     phase.run([SPACE.config(point) for point in calibration_points(SPACE)])
     return tmp_path
 

@@ -10,7 +10,7 @@ bounded by `regret`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -124,7 +124,7 @@ class AcquisitionPolicy:
     Args:
         history: to which the search adds its records.
         protocol: durations of the levels of a trial.
-        opened: points that are searched before all others; None for all alike.
+        opened: returns the points that are searched before all others; None for all alike.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class AcquisitionPolicy:
         context: StudyContext,
         protocol: CapacityProtocol,
         seed: int = 0,
-        opened: OpenRows | None = None,
+        opened: Callable[[], OpenRows | None] = lambda: None,
     ) -> None:
         self.space = space
         self._opened = opened
@@ -313,8 +313,9 @@ class AcquisitionPolicy:
             configs = (self.space.config(self.space.at(row)) for row in rows.tolist())
             undecided = [self._history.decided(config) is None for config in configs]
             rows = rows[np.array(undecided, dtype=bool)]
-        if self._opened is not None and (opened := self._opened.rows[rows]).any():
-            rows = rows[opened]
+        opened = self._opened()
+        if opened is not None and opened.rows[rows].any():
+            rows = rows[opened.rows[rows]]
         return rows
 
     def _considered(self, expected: LogForecast, records: int) -> Rows:

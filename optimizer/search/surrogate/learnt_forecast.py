@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from itertools import chain
+
+import numpy as np
 
 from optimizer.configuration.search_space import SearchSpace
 from optimizer.configuration.serving_config import ServingConfig
@@ -139,11 +141,32 @@ def _sent_to(config: ServingConfig, workload: Workload) -> Workload:
     return workload.to([model.name for model in config.models])
 
 
+_Shown = tuple[tuple[ServiceObservation, ...], tuple[CachedLevel, ...]]
+"""What a trial shows of service times and of a response cache."""
+
+
+@dataclass
+class _Calibrated:
+    """What follows from a number of calibration runs.
+
+    Attributes:
+        shown: by each trial, by its number.
+        last: service times after a number of trials.
+    """
+
+    runs: int
+    service: ServiceModel
+    shown: dict[int, _Shown] = field(default_factory=dict)
+    last: tuple[int, ServiceModel] | None = None
+    opened: OpenRows | None = None
+    median_log_sd: float | None = None
+
+
 class LearntForecast:
     """A `ForecastSource` that is updated when there is a new record.
 
     Args:
-        calibration: the runs of the `CalibratePhase`.
+        calibration: the runs of the `CalibratePhase`; those that end later are added to it.
         prior: service times on other hardware; None without any.
     """
 
@@ -158,7 +181,7 @@ class LearntForecast:
         self._calibration = calibration
         self._workload = workload
         self._prior = prior
-        self._last: tuple[int, ServiceModel] | None = None
+        self._last: _Calibrated | None = None
 
     def after(self, trials: Sequence[TrialRecord]) -> Forecast:
         """Return the forecast of every point after these trials."""
@@ -170,25 +193,42 @@ class LearntForecast:
 
     def open_rows(self, space: SearchSpace) -> OpenRows:
         """Return the rows that are worth a search after the calibration."""
-        return open_rows(space, self._forecaster, self._calibrated)
+        calibrated = self._calibrated
+        if calibrated.opened is None:
+            calibrated.opened = open_rows(space, self._forecaster, calibrated.service)
+        return calibrated.opened
+
+    def median_log_sd(self) -> float:
+        """Return the uncertainty of the forecast after the calibration, without any trial.
+
+        It is the median standard deviation of the logarithm of the saturation rates, infinite
+        before every model of the space was measured.
+        """
+        calibrated = self._calibrated
+        if calibrated.median_log_sd is None:
+            try:
+                calibrated.median_log_sd = float(np.median(self.after(()).log_sd))
+            except KeyError:
+                calibrated.median_log_sd = math.inf
+        return calibrated.median_log_sd
 
     def _service(self, trials: Sequence[TrialRecord]) -> ServiceModel:
         """Return service times after these trials; the same object for as many as last time."""
-        trials = trials[:MOST_TRIALS]
-        if self._last is None or self._last[0] != len(trials):
-            self._last = len(trials), self._new_service(trials)
-        return self._last[1]
+        trials, calibrated = trials[:MOST_TRIALS], self._calibrated
+        if calibrated.last is None or calibrated.last[0] != len(trials):
+            calibrated.last = len(trials), self._new_service(calibrated, trials)
+        return calibrated.last[1]
 
-    def _new_service(self, trials: Sequence[TrialRecord]) -> ServiceModel:
-        base = self._calibrated
+    def _new_service(self, calibrated: _Calibrated, trials: Sequence[TrialRecord]) -> ServiceModel:
+        base = calibrated.service
         for record in trials:
-            if record.number not in self._shown:
+            if record.number not in calibrated.shown:
                 own = with_trials(base, [record], self._workload)
-                self._shown[record.number] = (
+                calibrated.shown[record.number] = (
                     own.observations[len(base.observations) :],
                     own.cached_levels[len(base.cached_levels) :],
                 )
-        shown = [self._shown[record.number] for record in trials]
+        shown = [calibrated.shown[record.number] for record in trials]
         service = replace(
             base,
             observations=(*base.observations, *(x for own, _ in shown for x in own)),
@@ -196,13 +236,11 @@ class LearntForecast:
         )
         return to_scale(service, self._prior, self._calibration)
 
-    @cached_property
-    def _shown(
-        self,
-    ) -> dict[int, tuple[tuple[ServiceObservation, ...], tuple[CachedLevel, ...]]]:
-        """What each trial shows, by its number."""
-        return {}
-
-    @cached_property
-    def _calibrated(self) -> ServiceModel:
-        return calibrated(self._calibration, self._workload, self._prior)
+    @property
+    def _calibrated(self) -> _Calibrated:
+        """What follows from the calibration runs that have ended."""
+        runs = len(self._calibration)
+        if self._last is None or self._last.runs != runs:
+            service = calibrated(self._calibration, self._workload, self._prior)
+            self._last = _Calibrated(runs, service)
+        return self._last
