@@ -34,6 +34,11 @@ requests that wait have arrived together."""
 _IDLE_SD = 0.05
 """Standard deviation of the logarithm of a time of one of several models at a light load."""
 
+_PRODUCTION_SD = 0.05
+"""Standard deviation of the logarithm of all times together in production, where instances idle. It
+is not one of each batch size: in the light levels of the recorded tables, sizes depart from a
+straight line by no more than the variation of single executions makes of their means."""
+
 _LEAST_OWN_SHARE = 0.02
 """Least share of an execution of a BLS model that is its own time."""
 
@@ -111,7 +116,7 @@ def observe_running(
 ) -> ServiceObservation:
     """Return the service times of a server in production, at whatever load it has."""
     layout = execution_layout(model, server)
-    return ServiceObservation(layout, _times(split, layout.executing, None), None, _IDLE_SD)
+    return ServiceObservation(layout, _times(split, layout.executing, None), None, _PRODUCTION_SD)
 
 
 def executing(config: ServingConfig) -> tuple[ModelServing, ...]:

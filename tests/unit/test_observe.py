@@ -83,6 +83,14 @@ def test_demand_and_service_times_are_learnt(advice: Advice) -> None:
     assert advice.learnt.service.spread == pytest.approx(0.05, rel=0.4)
 
 
+def test_small_batches_tell_how_the_times_grow() -> None:
+    """Whatever makes a server in production faster or slower acts on batches of all sizes."""
+    service = learnt_from(Server(served(poisson(18.0, SECONDS))).readings(SECONDS)).service
+    assert service.largest_batch == 2
+    model = replace(observed(BUSY.readings(2)).serving, max_batch_size=8)
+    assert service.curve(model).table_ms(8)[8] == pytest.approx(FIXED_MS + EACH_MS * 8, rel=0.1)
+
+
 def test_the_self_check_reproduces_a_server_that_is_as_simulated(advice: Advice) -> None:
     assert advice.learnt.check.trusted, advice.learnt.check.figures
     assert [each.name for each in advice.learnt.check.figures] == [
