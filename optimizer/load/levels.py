@@ -164,6 +164,7 @@ def _stream_level(
             percentile_with_interval(from_send_ms, p, inflation) for p in percentiles
         ),
         rejected=len(not_good) - len(failed),
+        within_limit=int((replies.good[due] & (latencies_ms <= stream.limit.latency_ms)).sum()),
     )
 
 

@@ -1,0 +1,56 @@
+"""Bursts on the real server: every request to a bounded queue is answered or rejected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import repository_models as models
+from tests.e2e import tiny
+from tests.e2e.running import run_to_end
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+_SPACE: dict[str, Any] = {
+    **tiny.space(
+        traffic={"demand_per_second": 400}, limit={"latency_ms": 400}, budget={"trials": 1}
+    ),
+    "study": "steady",
+    "models": {
+        "number": {
+            "source": {"repository": ".", "model": "number"},
+            "inputs": {"X": {"data_type": "FP32", "shape": [4], "minimum": -1, "maximum": 1}},
+            "evaluation": {"samples": 6},
+        }
+    },
+    "parameters": {"batching": [True]},
+}
+
+
+def test_every_request_is_answered_or_rejected(tmp_path: Path) -> None:
+    models.write_model(tmp_path, "number", models.NUMBER, models.STEADY_CODE)
+    path = tiny.write_space(tmp_path, _SPACE)
+    optimizer = run_to_end(
+        tmp_path, "run", path, "--sampler", "random", "--timeout", "100s", "--with", "bursts"
+    )
+    assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
+    found = tmp_path / "results" / "steady" / "winner" / "bursts.json"
+    assert found.exists(), optimizer.output + optimizer.errors
+    unbounded, bounded = json.loads(found.read_text())["queues"]
+    assert [queue["bounds"][0]["max_queue_size"] > 0 for queue in (unbounded, bounded)] == [
+        False,
+        True,
+    ]
+    for level in (*unbounded["levels"], *bounded["levels"]):
+        assert level["errors"] == 0, level
+        assert level["within_limit"] + level["rejected"] <= 1
+    assert all(level["rejected"] == 0 for level in unbounded["levels"])
+    assert bounded["levels"][-1]["rejected"] > 0
+    void = any(level["void"] for level in (*unbounded["levels"], *bounded["levels"]))
+    concluded = "are answered within the limit with an unbounded queue" in " ".join(
+        optimizer.output.split()
+    )
+    assert concluded != void
