@@ -11,12 +11,9 @@ most of the cores that it has at the certified rate, and a level that left it le
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from optimizer.configuration.serving_config import (
     NO_QUEUE_POLICY,
@@ -43,7 +40,7 @@ from optimizer.measurement.level_checks import (
 from optimizer.search.evaluator import LiveEvaluator
 from optimizer.search.response_cache import without_cache, without_repeats
 from optimizer.triton.session import ServedConfiguration, files_of
-from optimizer.workload.arrivals import ArrivalTrace
+from optimizer.workload.arrivals import Bursts
 from optimizer.workload.streams import Workload
 
 _HEIGHTS = (1.5, 2.0, 3.0)
@@ -65,7 +62,6 @@ _SHORTEST_BURST_SECONDS, _LONGEST_BURST_SECONDS = 0.3, 1.5
 _CYCLES = 2
 _LOADING_SECONDS = 5.0
 _PROBE_SECONDS = 3.0
-_SEED = 11
 
 
 def measure_bursts(
@@ -166,32 +162,15 @@ def _in_bursts(
 ) -> _Bursts:
     cycle_seconds = (1 + _QUIET_PER_BURST) * burst_seconds
     mean = (_QUIET * _QUIET_PER_BURST + height) / (1 + _QUIET_PER_BURST)
-    streams = tuple(
-        replace(
-            stream,
-            arrivals=_cycle(load_factor * stream.demand_per_second, height, burst_seconds),
-        )
-        for stream in workload.streams
-    )
+    # A level begins with the quiet time, so that none of its bursts is in two parts.
+    arrivals = Bursts(height / mean, burst_seconds, cycle_seconds, begin_seconds=burst_seconds)
+    streams = tuple(replace(stream, arrivals=arrivals) for stream in workload.streams)
     return _Bursts(
         height,
         replace(workload, streams=streams),
         load_factor * mean,
         _CYCLES * cycle_seconds,
     )
-
-
-def _cycle(certified_per_second: float, height: float, burst_seconds: float) -> ArrivalTrace:
-    """Return arrivals at random moments of a quiet time, and then of a burst."""
-    rng = np.random.default_rng(_SEED)
-    quiet_seconds = _QUIET_PER_BURST * burst_seconds
-    quiet = max(1, round(certified_per_second * _QUIET * quiet_seconds))
-    burst = max(1, round(certified_per_second * height * burst_seconds))
-    in_quiet = rng.uniform(0.0, quiet_seconds, quiet)
-    in_burst = quiet_seconds + rng.uniform(0.0, burst_seconds, burst)
-    seconds = np.sort(np.concatenate([in_quiet, in_burst]))
-    sha256 = hashlib.sha256(seconds.tobytes()).hexdigest()
-    return ArrivalTrace(sha256, tuple(seconds.tolist()), quiet_seconds + burst_seconds)
 
 
 def _otherwise(

@@ -1,4 +1,4 @@
-"""Bursts on the real server: every request to a bounded queue is answered or rejected."""
+"""Bursts on the real server: what they do to a configuration, and a search under such traffic."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from tests.e2e import tiny
 from tests.e2e.running import run_to_end
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+_PERIOD_SECONDS = 3.0
+_IN_BURSTS = {"bursts": 3, "burst_seconds": 0.5, "period_seconds": _PERIOD_SECONDS}
 
 _SPACE: dict[str, Any] = {
     **tiny.space(
@@ -54,3 +57,25 @@ def test_every_request_is_answered_or_rejected(tmp_path: Path) -> None:
         optimizer.output.split()
     )
     assert concluded != void
+
+
+def test_a_search_under_bursts_certifies_what_they_leave(tmp_path: Path) -> None:
+    models.write_model(tmp_path, "number", models.NUMBER, models.STEADY_CODE)
+    traffic = {**_SPACE["traffic"], "arrivals": _IN_BURSTS}
+    path = tiny.write_space(tmp_path, {**_SPACE, "traffic": traffic})
+    optimizer = run_to_end(tmp_path, "run", path, "--sampler", "random")
+    assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
+    trials = (tmp_path / "results" / "steady" / "trials").glob("*.json")
+    records = [json.loads(path.read_text()) for path in sorted(trials)]
+    assert {record["outcome"] for record in records} <= {"ok"}
+    levels = [each for record in records for each in record["measurement"]["levels"]]
+    whole = [
+        level["seconds"] / _PERIOD_SECONDS
+        for level in levels
+        if level["kind"] == "open_loop" and level["verdict"] is None
+    ]
+    assert whole
+    assert whole == [pytest.approx(round(each)) for each in whole]
+    saturation = levels[0]["load_factor"]
+    capacity = records[0]["measurement"]["load_factor"]
+    assert capacity < 0.9 * saturation, "a steady rate could be nearer to saturation"

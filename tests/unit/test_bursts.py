@@ -22,7 +22,7 @@ from optimizer.measurement.resource_use import MachineUse
 from optimizer.report.burst_tables import bursts_sentence, bursts_table
 from optimizer.search.bursts import measure_bursts
 from optimizer.search.evaluator import LiveEvaluator
-from optimizer.workload.arrivals import ArrivalTrace, TraceArrivals
+from optimizer.workload.arrivals import arrivals_of
 from optimizer.workload.streams import Workload
 from tests.unit.studies import level, small_space
 from tests.unit.tables import WORKLOAD
@@ -178,10 +178,9 @@ def test_the_rates_are_those_of_the_certified_load(load_factor: float) -> None:
     server.measure(load_factor=load_factor)
     for (plan, workload), height in zip(server.bursts[:3], (1.5, 2.0, 3.0), strict=True):
         [stream] = workload.streams
-        assert isinstance(stream.arrivals, ArrivalTrace)
         assert isinstance(plan.load, OpenLoop)
         rate = plan.load.load_factor * stream.demand_per_second
-        due = TraceArrivals(stream.arrivals).due_seconds(
+        due = arrivals_of(stream.arrivals).due_seconds(
             rate, plan.sending_seconds, np.random.default_rng(3)
         )
         # The busiest fifth of a cycle is the burst.
