@@ -60,6 +60,7 @@ class BurstLevel:
             timeout.
         goodput_per_second: requests answered within the limit.
         void: why the figures are those of the load generator, None where they are the server's.
+        warnings: other reasons for caution, such as cores that other processes took.
     """
 
     height: float
@@ -72,6 +73,7 @@ class BurstLevel:
     p95_ms: float
     goodput_per_second: float
     void: str | None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

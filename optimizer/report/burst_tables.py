@@ -77,6 +77,7 @@ def _notes(compared: BurstComparison) -> Iterator[str]:
         where = f"{level.height:g} times the certified rate with {_queue(queue)}"
         if level.void is not None:
             yield f"Void: {where}: {level.void}."
+        yield from (f"At {where}: {warning}." for warning in level.warnings)
         if level.first_error is not None:
             yield f"First error at {where}: {level.first_error}"
 

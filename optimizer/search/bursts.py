@@ -268,6 +268,7 @@ def _burst_level(height: float, level: LoadLevel, sending: SendingCost | None) -
         p95_ms=level.latency_ms(95),
         goodput_per_second=good / level.seconds,
         void=why_void(level) or _why_starved(height, level, sending),
+        warnings=level.warnings,
     )
 
 

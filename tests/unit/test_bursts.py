@@ -273,6 +273,17 @@ def test_a_level_in_which_the_load_generator_fell_behind_is_void() -> None:
     )
 
 
+def test_cores_that_other_processes_took_are_shown() -> None:
+    compared = bursts(BATCHED)
+    own, other = compared.queues
+    lowest, *rest = own.levels
+    disturbed = replace(own, levels=(replace(lowest, warnings=("0.5 cores were taken",)), *rest))
+    notes = bursts_table(replace(compared, queues=(disturbed, other))).notes
+    assert notes[-1] == (
+        "At 1.5 times the certified rate with an unbounded queue: 0.5 cores were taken."
+    )
+
+
 def test_requests_without_an_answer_are_shown() -> None:
     compared = MadeUpServer(errors=3).measure()
     sent = compared.queues[0].levels[0].sent
