@@ -14,6 +14,7 @@ from tests.e2e.running import run_to_end
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+_CONFIG = f"{models.NUMBER}dynamic_batching {{ }}\n"
 _PERIOD_SECONDS = 3.0
 _IN_BURSTS = {"bursts": 3, "burst_seconds": 0.5, "period_seconds": _PERIOD_SECONDS}
 
@@ -33,11 +34,11 @@ _SPACE: dict[str, Any] = {
 }
 
 
-def test_every_request_is_answered_or_rejected(tmp_path: Path) -> None:
-    models.write_model(tmp_path, "number", models.NUMBER, models.STEADY_CODE)
+def test_every_request_is_answered_rejected_or_shown_as_an_error(tmp_path: Path) -> None:
+    models.write_model(tmp_path, "number", _CONFIG, models.STEADY_CODE)
     path = tiny.write_space(tmp_path, _SPACE)
     optimizer = run_to_end(
-        tmp_path, "run", path, "--sampler", "random", "--timeout", "100s", "--with", "bursts"
+        tmp_path, "run", path, "--sampler", "random", "--timeout", "200s", "--with", "bursts"
     )
     assert optimizer.process.returncode == 0, optimizer.output + optimizer.errors
     found = tmp_path / "results" / "steady" / "winner" / "bursts.json"
@@ -48,8 +49,9 @@ def test_every_request_is_answered_or_rejected(tmp_path: Path) -> None:
         True,
     ]
     for level in (*unbounded["levels"], *bounded["levels"]):
-        assert level["errors"] == 0, level
-        assert level["within_limit"] + level["rejected"] <= 1
+        # While a bounded queue is full, Triton 2.51 executes one batch each 500 ms.
+        assert (level["first_error"] is not None) == (level["errors"] > 0)
+        assert level["within_limit"] + level["rejected"] + level["errors"] / level["sent"] <= 1
     assert all(level["rejected"] == 0 for level in unbounded["levels"])
     assert bounded["levels"][-1]["rejected"] > 0
     void = any(level["void"] for level in (*unbounded["levels"], *bounded["levels"]))
@@ -60,7 +62,7 @@ def test_every_request_is_answered_or_rejected(tmp_path: Path) -> None:
 
 
 def test_a_search_under_bursts_certifies_what_they_leave(tmp_path: Path) -> None:
-    models.write_model(tmp_path, "number", models.NUMBER, models.STEADY_CODE)
+    models.write_model(tmp_path, "number", _CONFIG, models.STEADY_CODE)
     traffic = {**_SPACE["traffic"], "arrivals": _IN_BURSTS}
     path = tiny.write_space(tmp_path, {**_SPACE, "traffic": traffic})
     optimizer = run_to_end(tmp_path, "run", path, "--sampler", "random")
