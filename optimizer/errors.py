@@ -120,11 +120,11 @@ class SpaceFileError(UsageError):
 
 
 class SpaceChangedError(UsageError):
-    """A study is resumed with another space or on another machine."""
+    """A study is resumed with another space file or on another machine."""
 
 
 class NoBatchAxis(UsageError):
-    """A model whose requests have a batch axis can be served without batches only; and why."""
+    """A model can only be served without batches; the message gives the reason."""
 
 
 class ChangedRequestsError(UsageError):
@@ -132,7 +132,7 @@ class ChangedRequestsError(UsageError):
 
 
 class StudyBusyError(UsageError):
-    """Another process holds the study."""
+    """Another process is running the study."""
 
 
 class RequirementError(OptimizerError):
@@ -174,7 +174,7 @@ class EverythingFailedError(RunError):
 
 
 class WorkersLostError(RunError):
-    """Every worker of the run is lost; the study can be resumed."""
+    """No worker of the run is left; the study can be resumed."""
 
 
 class TimeIsUpError(RunError):
@@ -231,7 +231,7 @@ class EngineMismatch(ModelLoadFailure):
 
 
 class ConfigMismatch(TrialFailure):
-    """The server runs another configuration than it was given."""
+    """The server runs another configuration than the requested one."""
 
 
 class LoadTestFailure(TrialFailure):

@@ -201,5 +201,5 @@ def _directory(results: Path, study: str) -> StudyDirectory:
         if directory.searched.exists():
             return directory
     raise UsageError(
-        f"there is no study {study} in {results} that was searched, nor a folder of one"
+        f"study {study!r} not found: must be the name of a study in {results}, or a folder of one"
     )

@@ -74,7 +74,7 @@ def study_status(results: Path, study: str) -> StudyStatus:
     """
     directory = StudyDirectory(results.absolute() / study)
     if not _is_study(directory):
-        raise UsageError(f"there is no study {study} in {results}")
+        raise UsageError(f"study {study!r} not found in {results}")
     progress = read_progress(directory)
     holder = directory.holder
     state: State = _state_at_rest(progress) if holder is None else "running"

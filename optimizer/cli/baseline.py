@@ -19,16 +19,16 @@ from optimizer.report.benchmark_tables import benchmark_parts
 @space_argument
 @click.option(
     "--ramp", is_flag=True,
-    help="Measure by the published ramp of users, up to 25 minutes each.",
+    help="Use the published ramp of users as load, up to 25 minutes for each configuration.",
 )  # fmt: skip
 @seed_option("the arrivals")
 @run_options
 def baseline(verbosity: Verbosity | None, **options: Any) -> int:
     """Measure {unoptimised, compiled} x {batching off, on} x {one instance, two} of SPACE.
 
-    On a GPU these are PyTorch and TensorRT, on a CPU PyTorch and OpenVINO; in FP32, with the
-    largest batch that the space lists. Exit code 1: none of them met the limit; 4: fewer than half
-    of them could be measured.
+    Unoptimised is PyTorch; compiled is TensorRT on a GPU, and OpenVINO on a CPU. All use FP32 and
+    the largest batch of the space. Exit code 1: none of them met the limit; 4: fewer than half of
+    them could be measured.
     """
     console = ResilientConsole()
     with watching(console, verbosity) as watch:

@@ -21,7 +21,7 @@ _MIB = 2**20
 @click.command()
 @click.option(
     "--prune", "unused_seconds", type=Duration(),
-    help="Remove what no run has used for this time, such as 720h. No run may be active.",
+    help="Remove files that no run has used for this time, such as 720h. No run may be active.",
 )  # fmt: skip
 @cache_option
 def cache(cache: str | None, unused_seconds: float | None) -> None:

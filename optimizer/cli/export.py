@@ -22,7 +22,7 @@ from optimizer.commands.export import FORMATS, ExportOptions, export_study
 
 @click.command()
 @click.argument("study")
-@click.option("--trial", type=int, metavar="N", help="Number of another trial than the best.")
+@click.option("--trial", type=int, metavar="N", help="Export this trial. Default: the best.")
 @click.option(
     "--format", type=click.Choice(list(FORMATS)), default="repository",
     show_default=True, help="Format of the directory.",
@@ -46,8 +46,8 @@ from optimizer.commands.export import FORMATS, ExportOptions, export_study
 def export(**options: Any) -> int:
     """Write the best configuration of STUDY (a name, or a folder) as a directory for production.
 
-    It is served once to record example outputs, by a server as in the study's measurements, or by
-    that of --launcher.
+    The configuration is served once to record example outputs, on a server as in the study's
+    measurements, or on that of --launcher.
     """
     chosen = ExportOptions(**options)
     console = OutputConsole()

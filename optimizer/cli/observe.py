@@ -27,7 +27,7 @@ from optimizer.commands.observe import ObserveOptions, observe_production
 )  # fmt: skip
 @click.option(
     "--limit", "limit_ms", type=LatencyLimitMs(),
-    help="Limit of the p95 latency in the server, such as 200ms. Default: the p95 of now.",
+    help="Limit of the p95 latency in the server, such as 200ms. Default: the present p95.",
 )  # fmt: skip
 @click.option(
     "--price", metavar="TYPE", help="Instance type of a replica, in the price list.",
@@ -38,7 +38,7 @@ from optimizer.commands.observe import ObserveOptions, observe_production
 )  # fmt: skip
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write the readings to a file, which `observe` takes in the place of servers.",
+    help="Write the readings to a file that `observe` can read instead of servers.",
 )  # fmt: skip
 @json_option("the advice")
 @click.option(
@@ -46,11 +46,11 @@ from optimizer.commands.observe import ObserveOptions, observe_production
 )  # fmt: skip
 @click.option(
     "--repository", type=click.Path(path_type=Path), metavar="FOLDER",
-    help="Model repository on this machine with the model as it is deployed.",
+    help="Copy of the deployed model repository on this machine.",
 )  # fmt: skip
 @click.option(
     "--space", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write a space file for `run` with what was learnt (needs --repository).",
+    help="Write a space file for `run` from the readings (needs --repository).",
 )  # fmt: skip
 @click.option(
     "--patch", type=click.Path(path_type=Path), metavar="FILE",
@@ -62,22 +62,22 @@ from optimizer.commands.observe import ObserveOptions, observe_production
 )  # fmt: skip
 @click.option(
     "--query-range", "query_seconds", type=Duration(), default="24h", show_default=True,
-    help="How far the Prometheus is queried back.",
+    help="Length of the queried time, up to now.",
 )  # fmt: skip
 @click.option(
     "--selector", default="", metavar="MATCHERS",
-    help="Labels of the servers in the Prometheus, such as namespace=\"prod\".",
+    help="Labels of the servers in Prometheus, such as namespace=\"prod\".",
 )  # fmt: skip
 @click.option(
     "--after", type=click.Path(path_type=Path), metavar="BUNDLE",
     help="Compare production with the measurements of an exported bundle or patch.",
 )  # fmt: skip
 def observe(**options: Any) -> int:
-    """Advise on a model in production by the counters of its servers, without a load test.
+    """Advise on a model in production from the counters of its servers, without a load test.
 
     Each SOURCE is the address of a replica, HOST:PORT for gRPC or http://HOST:PORT, or a recording.
-    Nothing but reads is sent: statistics, configurations and metrics. With --prometheus, what that
-    has scraped is read in the place of servers.
+    Only statistics, configurations and metrics are read. With --prometheus, they are read from a
+    Prometheus server instead.
 
     Exit code 1: no configuration is predicted to be within the limit. 5, drift: with --after, the
     configuration, service times, load, arrivals, batches or queue differ from the measured ones by

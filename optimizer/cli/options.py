@@ -231,8 +231,8 @@ _SERVER: Mapping[str, str] = {
 
 allow_code_option = click.option(
     "--allow-code", is_flag=True,
-    help="Also run code of the models that was not made here: Python models, libraries, TensorRT "
-    "engines, PyTorch programs.",
+    help="Also run code of the models that is neither this program's nor in its artefact cache: "
+    "Python models, libraries, TensorRT engines, PyTorch programs.",
 )  # fmt: skip
 
 

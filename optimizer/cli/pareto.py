@@ -22,7 +22,7 @@ from optimizer.report.latency_cost_tables import latency_cost_parts
 @seed_option("the simulation")
 @results_option
 def pareto(**options: Any) -> int:
-    """Compare the cost of latency limits, by what STUDY (a name, or a folder) has measured."""
+    """Compare the cost of latency limits, from the measurements of STUDY (a name, or a folder)."""
     console = OutputConsole()
     with console.status("reading the trials, and simulating what was not measured"):
         costs, page = latency_costs(ParetoOptions(**options))

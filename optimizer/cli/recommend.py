@@ -40,7 +40,7 @@ from optimizer.report.recommendation_tables import recommendation_parts
 @seed_option("sampler and arrivals")
 @click.option(
     "--job", type=click.Path(path_type=Path), metavar="FILE",
-    help="Then run an advanced job (JSON) on its best configurations.",
+    help="After --search, run an advanced job (JSON) on its best configurations.",
 )  # fmt: skip
 @click.option("--advanced", is_flag=True, help="Rank by the advanced jobs of the studies.")
 @click.option(
@@ -59,7 +59,7 @@ from optimizer.report.recommendation_tables import recommendation_parts
 @json_option("the recommendation")
 @run_options
 def recommend(verbosity: Verbosity | None, **options: Any) -> int:
-    """Rank instance types by what a fleet of each costs.
+    """Rank instance types by the cost of a fleet of each.
 
     STUDY is a name in the folder of results, or the path of a study's folder that was copied from
     another host.

@@ -33,11 +33,11 @@ _TOLERANCE = 0.05
 @click.option("--trials", type=COUNT, help="Configurations to measure. Default: all.")
 @click.option(
     "--workers", type=COUNT, default=1, show_default=True,
-    help="Configurations that are measured at the same time, on as many machines.",
+    help="Configurations measured at the same time, each on its own machine.",
 )  # fmt: skip
 @click.option(
-    "--prior", metavar="TABLE", help="Take the service times of this table, of the same models on "
-    "other hardware, up to a scale; and show what that saves.",
+    "--prior", metavar="TABLE", help="Reuse the service times of this table, of the same models on "
+    "other hardware, up to a scale, and show the saving.",
 )  # fmt: skip
 @seed_option("sampler and noise")
 @results_option
@@ -73,7 +73,7 @@ def replay(
 def _lent(table: str | None, sampler: str, seed: int) -> ServicePrior | None:
     if table is not None and sampler not in CALIBRATED:
         others = ", ".join(sorted(CALIBRATED))
-        raise UsageError(f"--prior: must be left out but with --sampler {others}; got {sampler}")
+        raise UsageError(f"--prior: needs --sampler {others}; got {sampler}")
     return lent_by(open_table(table), seed) if table is not None else None
 
 

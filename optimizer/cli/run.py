@@ -72,18 +72,17 @@ def _resources(
 )  # fmt: skip
 @click.option(
     "--until", type=ClockTime(), metavar="HH:MM[:SS]",
-    help="End the run by the next such time of the local clock, in the place of --timeout.",
+    help="End the run by this time of the local clock, instead of --timeout.",
 )  # fmt: skip
 @click.option(
     "--regret", "regret_percent", type=Percent(100), metavar="PERCENT",
-    help="End the search when no configuration is cheaper than the best one by more, such as 3%, "
-    "with 95% confidence (guided). Default: as in the space file.",
+    help="End the search when, with 95% confidence, no configuration is cheaper than the best one "
+    "by more than this, such as 3% (guided). Default: as in the space file.",
 )  # fmt: skip
 @seed_option("sampler and arrivals")
 @click.option(
     "--sampler", type=click.Choice(list(SAMPLERS)),
-    help="Sampler that proposes configurations. Default: guided, or tpe with --also-limit or for a "
-    "pipeline.",
+    help="Sampler that proposes configurations. Default: guided, or tpe with --also-limit.",
 )  # fmt: skip
 @storage_option
 @click.option(
@@ -92,8 +91,8 @@ def _resources(
 )  # fmt: skip
 @click.option(
     "--prior", callback=_study_name, metavar="STUDY",
-    help="Take the service times of a study of the same models on other hardware, up to a scale, "
-    "which leaves hardly any calibration runs.",
+    help="Reuse the service times of a study of the same models on other hardware, up to a scale. "
+    "This saves most calibration runs.",
 )  # fmt: skip
 @click.option(
     "--enqueue", type=click.Choice(["published"]),
@@ -105,7 +104,7 @@ def _resources(
 )  # fmt: skip
 @click.option(
     "--with", "winner_tests", type=click.Choice(WINNER_TESTS), multiple=True,
-    help="Also measure this of the best configuration, however short the run. Repeatable.",
+    help="Also measure this for the best configuration, even in a short run. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--gpus", metavar="all|0,2|UUID,...",
@@ -113,15 +112,15 @@ def _resources(
 )  # fmt: skip
 @click.option(
     "--slots", type=COUNT,
-    help="Run so many trials at the same time, each on its own part of the cores (without GPUs).",
+    help="Run this many trials at the same time, each on its own part of the cores (without GPUs).",
 )  # fmt: skip
 @click.option(
     "--max-disturbance", "max_disturbance_percent", type=Percent(100), metavar="PERCENT",
-    help="Go back to one trial at a time where trials slow each other down by more.",
+    help="Run one trial at a time if concurrent trials slow each other down by more than this.",
 )  # fmt: skip
 @click.option(
     "--notify", callback=or_variable(NOTIFY_VARIABLE), metavar="COMMAND|URL",
-    help="Tell a command or a URL how the run ends, and what goes wrong. Also set by "
+    help="Notify a command or a URL of the end of the run and of problems. Also set by "
     f"{NOTIFY_VARIABLE}.",
 )  # fmt: skip
 @click.option(
@@ -134,7 +133,7 @@ def _resources(
 )  # fmt: skip
 @click.option(
     "--wait-for-quiet", "wait_for_quiet_seconds", type=Duration(), metavar="DURATION",
-    help="Where other processes keep the machine busy, wait so long for them, such as 10m. "
+    help="If other processes keep the machine busy, wait for them at most this long, such as 10m. "
     "Default: do not wait, and warn of each load level that they disturb.",
 )  # fmt: skip
 @click.option(

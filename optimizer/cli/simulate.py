@@ -37,7 +37,7 @@ _SIGMAS = 1.96
 @seed_option("the simulation")
 @results_option
 def simulate(**options: Any) -> int:
-    """Predict a configuration from what STUDY (a name, or a folder) has measured of others."""
+    """Predict a configuration from the measurements of STUDY (a name, or a folder)."""
     simulated = simulate_configuration(SimulateOptions(**options))
     show_what_if(OutputConsole(), simulated)
     return 0 if all(own.at_capacity is not None for own in simulated.prediction.streams) else 1

@@ -115,7 +115,7 @@ class RayActors:
         """Keep a node out of the study, with all of its workers."""
         node = member.slot.node
         if member.slot.node_id not in self.refused:
-            self._watch(Note(f"node {node} takes no part: {reason}", warning=True))
+            self._watch(Note(f"node {node} is not used: {reason}", warning=True))
         self.refused[member.slot.node_id] = f"{node}: {reason}"
         for name, other in list(self.members.items()):
             if other.slot.node_id == member.slot.node_id:

@@ -188,7 +188,7 @@ class PreparedElsewhere:
             if own.artifact.exists():
                 continue
             missing = RequirementError(
-                f"{socket.gethostname()} does not see the artefact {spec.label} at {own.artifact}",
+                f"{socket.gethostname()} cannot read the artefact {spec.label} at {own.artifact}",
                 "give --cache a folder that all nodes share, or the URL of a shared cache",
             )
             if spec not in self.keys or cache.shared is None:
@@ -239,7 +239,7 @@ class MeasureOnNode:
         """Yield the evaluator.
 
         Raises:
-            RequirementError: the node is of another kind, or does not see the artefacts.
+            RequirementError: the node is of another kind, or cannot read the artefacts.
         """
         with _on_node(self.run, node) as run:
             self.there.obtain_artifacts(run.cache)

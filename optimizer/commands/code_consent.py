@@ -102,8 +102,8 @@ class CodeConsent:
             listed = "\n  ".join(named)
             raise UsageError(
                 "serving these models would run code that is neither this program's nor in the "
-                f"artefact cache {self.cache.root}:\n  {listed}\nname the cache of the run that "
-                "made it by OPTIMIZER_CACHE, or read the code and give --allow-code to run it"
+                f"artefact cache {self.cache.root}:\n  {listed}\nset OPTIMIZER_CACHE to the cache "
+                "of the run that built it, or read the code and give --allow-code to run it"
             )
         for path in foreign:
             self.watch(Note(_text(path), True))

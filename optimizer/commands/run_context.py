@@ -219,7 +219,7 @@ class RunContext:
         self._wait_for_quiet(watch)
         watch(Note(self._cores_text()))
         for command in clock_advice(self._gpu_uuids):
-            watch(Note(f"clocks are left as they are; steadier figures with: {command}"))
+            watch(Note(f"GPU clocks are not locked; for steadier figures, run: {command}"))
         watch(Note(f"results: {self.directory.root}; artefact cache: {self.cache}"))
         announce_code(self.space.models, watch)
 

@@ -83,8 +83,8 @@ def _refuse_regret_without_model(options: RunOptions) -> None:
     """Refuse --regret with a sampler that cannot tell what an unmeasured configuration saves."""
     if options.regret_percent is not None and options.chosen_sampler not in CALIBRATED:
         raise UsageError(
-            f"--regret: must be left out but with --sampler {', '.join(sorted(CALIBRATED))}, which "
-            f"bounds what other configurations may save; got --sampler {options.chosen_sampler}"
+            f"--regret: needs --sampler {', '.join(sorted(CALIBRATED))}, which bounds the saving "
+            f"of other configurations; got --sampler {options.chosen_sampler}"
         )
 
 

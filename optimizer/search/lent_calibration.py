@@ -46,8 +46,7 @@ def lending_study(
     if sampler not in CALIBRATED:
         others = ", ".join(sorted(CALIBRATED))
         raise UsageError(
-            f"--prior: must be left out but with --sampler {others}; got {sampler}, which learns "
-            "from trials alone"
+            f"--prior: needs --sampler {others}; got {sampler}, which learns only from trials"
         )
     other = StudyDirectory(results.absolute() / study)
     if not other.space.exists():

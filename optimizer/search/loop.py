@@ -155,7 +155,7 @@ class SearchLoop:
     def _cut_off(self, plan: _Plan) -> SearchEnd:
         """Leave the running trials to a run that resumes the study."""
         running = len(self._ledger.running)
-        text = f"{running} trial{'s' if running != 1 else ''} cut off: the time is up"
+        text = f"{running} trial{'s' if running != 1 else ''} cut off: the time limit was reached"
         self._watch(Note(text, True))
         return replace(_time_is_up(plan), regret_bound=plan.advise().regret_bound)
 

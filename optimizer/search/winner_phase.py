@@ -117,7 +117,7 @@ class WinnerPhase:
                 with limit.enforced():
                     self._attempt(test, winner, share * seconds)
             except TimeIsUpError:
-                self._watch(Note(f"{test}: not measured: it was cut off, the time is up", True))
+                self._watch(Note(f"{test}: cut off: the time limit was reached", True))
             self._watch(StepFinished())
 
     def _attempt(self, test: WinnerTest, winner: Candidate, seconds: float) -> None:

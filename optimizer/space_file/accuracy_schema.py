@@ -139,7 +139,7 @@ class OutputAccuracySection(Section):
         0.99, description="least mean cosine similarity of the outputs"
     )
     max_abs_error: Positive | None = Field(
-        None, description="largest allowed difference of any value; by default not judged"
+        None, description="largest allowed difference of any value; by default not checked"
     )
 
     def to_limits(self) -> OutputLimits:
@@ -152,12 +152,12 @@ class AccuracySection(OutputAccuracySection):
 
     added_keys = ("outputs",)
 
-    metric: MetricSection | None = Field(None, description="metric of your own task, in addition")
+    metric: MetricSection | None = Field(None, description="additional metric of your task")
     int8_on_generated_data: Switch = Field(
-        False, description="allow INT8 of trained weights that saw only generated inputs"
+        False, description="allow INT8 of trained weights with generated inputs"
     )
     outputs: dict[Name, OutputAccuracySection] = Field(
-        {}, description="limits of single outputs, in place of the common ones"
+        {}, description="limits of single outputs, instead of the common ones"
     )
 
     def to_value(self, folder: Path) -> AccuracyLimits:

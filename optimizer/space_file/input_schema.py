@@ -56,15 +56,15 @@ class InputSection(Section):
     maximum: Number | None = Field(None, description="largest value, inclusive")
     value: _Scalar | None = Field(None, description="the value of every element")
     values: Annotated[list[_Scalar], Field(min_length=1, max_length=MAX_VALUES)] | None = Field(
-        None, description="values of which each element is one, such as a vocabulary of texts"
+        None, description="values from which each element is drawn, such as a vocabulary of texts"
     )
     pattern: Annotated[str, Field(max_length=1000)] | None = Field(
         None, description="regular expression of texts, such as `[A-Z]{3}-[0-9]{4}`"
     )
     words: Length | tuple[Length, Length] | None = Field(
         None,
-        description="texts to a pipeline, of as many words, or of [fewest, most], from the"
-        " vocabulary of its tokenizer; each is one token",
+        description="number of words, or [fewest, most], of texts for a pipeline; words are"
+        " drawn from the vocabulary of its tokenizer, and each is one token",
     )
     pad: Number = Field(0, description="value of positions beyond the request's length")
 
@@ -211,10 +211,10 @@ class LengthSection(Section):
 class DimensionSection(LengthSection):
     """A free dimension: sizes of its own, or `times` x the size of another one + `plus`."""
 
-    of: DimensionName | None = Field(None, description="dimension that its size follows")
+    of: DimensionName | None = Field(None, description="dimension from which the size is computed")
     times: Count = Field(1, description="factor of the other dimension's size")
     plus: Annotated[int, Field(ge=0, le=10**6, strict=True)] = Field(
-        0, description="what is added to it"
+        0, description="number that is added to the product"
     )
 
     @model_validator(mode="after")

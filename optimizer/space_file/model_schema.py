@@ -79,11 +79,11 @@ class ModelSection(Section):
 
     source: SourceSection | None = Field(None, description="the source of the model")
     pipeline: PipelineSection | None = Field(
-        None, description="in place of a source: a pipeline that is generated, texts in, labels out"
+        None, description="instead of a source: a generated pipeline from texts to labels"
     )
     requests: str | None = Field(
         None,
-        description="file with the values of requests, for inputs without values of their own:"
+        description="file with the values of requests, for inputs without values:"
         " .npz, .jsonl, perf_analyzer's .json, or a directory with one file for each request",
     )
     inputs: Annotated[dict[Name, InputSection], Field(min_length=1, max_length=64)] = Field(
@@ -98,27 +98,28 @@ class ModelSection(Section):
     batched: Switch = Field(
         True, description="whether tensors have a batch axis; false is max_batch_size 0"
     )
-    output: Name | None = Field(None, description="the only output that is served and judged")
+    output: Name | None = Field(None, description="the only output that is served and checked")
     outputs: Annotated[list[Name], Field(max_length=64)] = Field(
-        [], description="the outputs that are served and judged; by default all"
+        [], description="the outputs that are served and checked; by default all"
     )
     calibration: CalibrationSection = Field(
         CalibrationSection(seed=1), description="inputs for the calibration of INT8"
     )
     evaluation: DataSection = Field(
-        DataSection(seed=2), description="other inputs, on which accuracy is judged"
+        DataSection(seed=2), description="held-out inputs, on which accuracy is measured"
     )
     accuracy: AccuracySection = Field(
-        AccuracySection(), description="the accuracy without which an artefact is excluded"
+        AccuracySection(),
+        description="limits of the accuracy check; an artefact that misses one is excluded",
     )
     demand_per_second: Positive | None = Field(
         None, description="requests per second to this model, if there are several"
     )
     limit: LimitSection | None = Field(
-        None, description="limit of this model, in place of the common one"
+        None, description="limit of this model, instead of the common one"
     )
     parameters: ParametersSection | None = Field(
-        None, description="parameters of this model, in place of the common ones"
+        None, description="parameters of this model, instead of the common ones"
     )
 
     @model_validator(mode="after")

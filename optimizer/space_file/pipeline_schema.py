@@ -79,7 +79,8 @@ class StepModelSection(Section):
     source: SourceSection = Field(description="the source of the model, not one of a repository")
     output: Name = Field("logits", description="the output that the softmax takes")
     accuracy: AccuracySection = Field(
-        AccuracySection(), description="the accuracy without which an artefact is excluded"
+        AccuracySection(),
+        description="limits of the accuracy check; an artefact that misses one is excluded",
     )
 
     @field_validator("source")

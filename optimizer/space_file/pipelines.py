@@ -182,7 +182,7 @@ def _require_callers(source: RepositorySource, parts: Collection[RepositorySourc
     for caller, _ in source.calls or ():
         if caller not in names:
             raise UsageError(
-                f"source.calls: states calls of {caller}, which {source.model} is not composed of"
+                f"source.calls: lists calls of {caller}, which is not a step of {source.model}"
             )
 
 

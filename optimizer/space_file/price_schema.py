@@ -43,7 +43,7 @@ class PriceSection(Section):
     )
     usd_per_hour: Positive | None = Field(None, description="price of the whole machine")
     purchase: PurchaseSection | None = Field(
-        None, description="for a machine that you own, in place of usd_per_hour"
+        None, description="for a machine that you own, instead of usd_per_hour"
     )
     source: str | None = Field(
         None,

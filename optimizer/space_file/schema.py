@@ -45,7 +45,9 @@ class MeasurementSection(Section):
     check_seconds: Duration = Field(
         10.0, description="duration of an open-loop level, unless its verdict is certain sooner"
     )
-    warmup_seconds: Duration = Field(1.0, description="warm-up before each level, dropped")
+    warmup_seconds: Duration = Field(
+        1.0, description="warm-up before each level, which is not counted"
+    )
     confirm_seconds: Duration | None = Field(
         None,
         description="least duration of each of two confirmation rounds; by default 20s, or 5m on "
@@ -65,8 +67,9 @@ class BudgetSection(Section):
     wall_clock: Duration = Field(8 * 3600.0, description="longest duration of the run")
     regret_percent: Annotated[Positive, Field(le=100)] | None = Field(
         None,
-        description="a guided search ends when no configuration is cheaper than the best one by "
-        "more percent (95 % confidence); by default when none is expected to save 1 %",
+        description="a guided search ends when, with 95 % confidence, no configuration is "
+        "cheaper than the best one by more than this percentage; by default "
+        "when none is expected to save 1 %",
     )
 
 

@@ -28,7 +28,8 @@ class ServerSection(Section):
 
     launcher: Literal["embedded", "docker", "remote"] = Field(
         "embedded",
-        description="the server of nvidia-pytriton, a container, or a server that is running",
+        description="embedded (the server of nvidia-pytriton), docker (a container), or "
+        "remote (a server that is running)",
     )
     gpus: (
         Literal["none", "all"] | list[Annotated[int, Field(ge=0, le=10**6, strict=True)] | str]

@@ -87,8 +87,9 @@ class SourceSection(Section):
     )
     calls: _CallsOrAuto | None = Field(
         None,
-        description="models that the model calls by its own code (BLS), in their order; by name,"
-        " the calls of each calling model; auto is what the server counts for one request",
+        description="models that a BLS model calls, in the order of the calls; if several "
+        "models call others, a list for each caller; auto counts the calls on a"
+        " server",
     )
 
     @field_validator("config")

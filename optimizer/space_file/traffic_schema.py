@@ -37,10 +37,11 @@ class TraceSection(Section):
     added_keys = ("keys",)
 
     keys: str | None = Field(
-        None, description="column that tells requests of equal content, which a cache may answer"
+        None,
+        description="column with equal text for equal requests, which a response cache may answer",
     )
     trace: str = Field(
-        description="CSV file with a column `seconds` or `timestamp`; scaled to the rate, looped"
+        description="CSV file with a column `seconds` or `timestamp`; scaled to the rate, repeated"
     )
 
     @field_validator("trace")
@@ -149,8 +150,8 @@ class TrafficSection(Section):
     )
     repeats: RepeatsSection | None = Field(
         None,
-        description="how requests repeat, each model's by themselves; by default every request is "
-        "another, or repeats as the keys of a recorded trace",
+        description="how requests repeat, for each model separately; by default no two "
+        "requests are equal, or as the keys of a recorded trace say",
     )
     batch_size: Count = Field(1, description="inferences per request")
     transport: TransportSection = Field(

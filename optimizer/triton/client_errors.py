@@ -36,7 +36,7 @@ def load_failure(
     """Return the failure that an error during a load stands for."""
     status = str(error.status() or "")
     if "UNAVAILABLE" in status:
-        return ServerFailure(f"the server went away while it loaded {model}: {message_of(error)}")
+        return ServerFailure(f"the server was lost while it loaded {model}: {message_of(error)}")
     if "DEADLINE_EXCEEDED" in status:
         late = f"{model} was not loaded within {timeout_seconds:g} s"
         return UnexplainedLoadFailure(late, transient=True)

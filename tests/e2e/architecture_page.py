@@ -48,13 +48,17 @@ def page(bench: ArchitectureBench) -> str:
         [
             "# Architectures that were tried",
             "",
-            "Each class of `transformers` was built with a tiny random configuration, exported to"
-            " ONNX, and served by ONNX Runtime on the embedded Triton server, from a space",
-            "file to a load level with requests of all sizes. The accuracy gate compared every"
-            " output with the model's own, alone and in batches of the listed sizes. The exported"
-            " graph",
-            "was also compared with the model at several sizes of the free dimensions. Shapes"
-            " leave out the batch axis; -1 is any size.",
+            "This table shows which classes of `transformers` can be a source. Each was built with"
+            " a tiny random configuration,",
+            "exported to ONNX, and served by ONNX Runtime on the embedded Triton server, from a"
+            " space file to a load level with",
+            "requests of all sizes.",
+            "",
+            "- The accuracy gate compared every output with the model's own, alone and in batches"
+            " of the listed sizes.",
+            "- The exported graph was also compared with the model at several sizes of the free"
+            " dimensions.",
+            "- Shapes are without the batch axis; -1 is any size.",
             "",
             f"Versions: {used}.",
             "",

@@ -279,7 +279,7 @@ class TestOtherKinds:
         with RayPool(lambda: offered_slots({}, None), events.append) as pool:
             pool.open_others(opening)
             advance_until(pool, lambda: pool.idle == 1 == len(pool.workers), "one worker")
-        text = "node four takes no part: it is of another kind: cpu is B, the study's is A"
+        text = "node four is not used: it is of another kind: cpu is B, the study's is A"
         assert Note(text, warning=True) in events
 
 

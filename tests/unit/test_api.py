@@ -140,7 +140,7 @@ def test_a_study_that_has_found_nothing_says_so(tmp_path: Path) -> None:
     assert len(study.trials()) == 1
     for figure in (study.figure_cost_latency(), study.figure_load_latency()):
         assert figure.to_dict()["layout"]["title"]["text"]
-    with pytest.raises(UsageError, match="there is no study none"):
+    with pytest.raises(UsageError, match="study 'none' not found"):
         optimizer.Study("none", results=tmp_path)
 
 

@@ -149,7 +149,7 @@ def test_an_ensemble_that_is_called_is_loaded_with_its_steps(tmp_path: Path) -> 
         (
             {"classifier": ["labeller"]},
             {BLS_TOP: BLS_TOP},
-            f"calls of classifier, which {BLS_TOP} is not composed of",
+            f"calls of classifier, which is not a step of {BLS_TOP}",
         ),
     ],
 )

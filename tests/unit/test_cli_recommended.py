@@ -94,4 +94,4 @@ def test_the_exit_code_says_whether_anything_met_the_limits(
     assert run("found", *results, "--trials", "3") == 2
     assert "--trials and --timeout are options of a --search" in capsys.readouterr().err
     assert run("nowhere", *results) == 2
-    assert "there is no study nowhere" in capsys.readouterr().err
+    assert "study 'nowhere' not found" in capsys.readouterr().err

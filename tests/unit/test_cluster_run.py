@@ -164,9 +164,9 @@ class TestOnNodes:
         alone = PreparedElsewhere(prepared, {spec: {"kind": "graph"}}, {})
         with pytest.raises(RequirementError) as refused:
             alone.obtain_artifacts(ArtifactCache(node.root))
-        assert f"does not see the artefact {spec.label} at {file}" in str(refused.value)
+        assert f"cannot read the artefact {spec.label} at {file}" in str(refused.value)
         assert "give --cache a folder that all nodes share" in str(refused.value)
-        with pytest.raises(RequirementError, match="does not see the artefact"):
+        with pytest.raises(RequirementError, match="cannot read the artefact"):
             replace(alone, keys={spec: {"kind": "other"}}).obtain_artifacts(node)
         alone.obtain_artifacts(node)
         assert (file / "graph").read_text() == "a graph"

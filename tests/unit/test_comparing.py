@@ -217,7 +217,7 @@ def test_a_study_in_which_nothing_met_the_limits_is_shown_as_such(results: Path)
         ((), "Missing argument"),
         (("before",), "compare needs two studies or more"),
         (("before", "before"), "named more than once"),
-        (("before", "none"), "there is no study none"),
+        (("before", "none"), "study 'none' not found"),
     ],
 )
 def test_mistakes_are_told_with_exit_code_2(

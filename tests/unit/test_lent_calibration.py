@@ -99,7 +99,7 @@ def test_a_study_of_other_models_is_refused_with_the_differences(tmp_path: Path)
 def test_only_a_sampler_that_calibrates_takes_service_times(tmp_path: Path) -> None:
     space = whole_studies.of_file(tmp_path)
     options = RunOptions(space, sampler="tpe", prior="other", results=tmp_path)
-    with pytest.raises(UsageError, match="--prior: must be left out but with --sampler guided"):
+    with pytest.raises(UsageError, match="--prior: needs --sampler guided"):
         run_study(options, lambda _: None)
 
 

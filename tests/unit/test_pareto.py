@@ -210,7 +210,7 @@ def usage_error(results: Path, *arguments: str) -> str:
 
 
 def test_a_study_that_is_not_there_or_has_measured_nothing_is_refused(tmp_path: Path) -> None:
-    assert "there is no study made-up in" in usage_error(tmp_path)
+    assert "study 'made-up' not found" in usage_error(tmp_path)
     study(tmp_path, [])
     assert "study made-up has measured no capacity yet: run it first" in usage_error(tmp_path)
 

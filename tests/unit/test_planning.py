@@ -165,7 +165,7 @@ def test_two_studies_must_have_been_asked_the_same_and_cost_alike(results: Path)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["none"], "there is no study none"),
+        (["none"], "study 'none' not found"),
         (["one", "one"], "named more than once"),
         (["one", "--daily", "5"], "must be LEAST:MOST or LEAST:MOST@HOUR"),
         (["one", "--daily", "5:1"], "must be LEAST:MOST or LEAST:MOST@HOUR"),

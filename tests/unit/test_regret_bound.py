@@ -105,7 +105,7 @@ def test_a_sampler_without_a_model_of_the_cost_has_no_regret_to_end_by(tmp_path:
         shipped("search_spaces") / "quickstart.yaml", sampler="tpe", regret_percent=3.0,
         results=tmp_path,
     )  # fmt: skip
-    with pytest.raises(UsageError, match=r"--regret: must be left out but with --sampler guided"):
+    with pytest.raises(UsageError, match=r"--regret: needs --sampler guided"):
         run_study(options, lambda _: None)
 
 

@@ -89,7 +89,7 @@ def test_a_study_that_came_from_another_machine_is_read_by_its_folder(
 
 
 def test_what_is_missing_or_damaged_is_named(study: StudyDirectory, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no study four in"):
+    with pytest.raises(UsageError, match="study 'four' not found"):
         read_study(tmp_path, "four")
     write_json(study.space, {"space": {}, "machine": {"cpu": "x"}})
     with pytest.raises(StorageError, match=r"space\.json: cores: Field required"):

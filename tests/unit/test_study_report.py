@@ -191,7 +191,7 @@ def test_a_study_without_a_success_says_why(tmp_path: Path) -> None:
         "Nothing was found within the limits: none of 1 tri"
     )
     assert found.report.outcome.best is None
-    with pytest.raises(UsageError, match="there is no study none"):
+    with pytest.raises(UsageError, match="study 'none' not found"):
         report_study(tmp_path, "none")
 
 

@@ -304,7 +304,7 @@ def test_what_is_written_is_read_back(directory: StudyDirectory) -> None:
 
 
 def test_a_study_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"there is no study mine in {tmp_path}"):
+    with pytest.raises(UsageError, match=f"study 'mine' not found in {tmp_path}"):
         study_status(tmp_path, "mine")
     assert all_statuses(tmp_path / "nowhere") == []
 
@@ -331,7 +331,7 @@ def test_all_studies_are_a_short_table(
 def test_no_study_at_all_is_said(optimizer: Commands) -> None:
     assert optimizer("status").out == "there are no studies yet\n"
     said = optimizer("status", "mine")
-    assert (said.code, said.err) == (2, "error: there is no study mine in results\n")
+    assert (said.code, said.err) == (2, "error: study 'mine' not found in results\n")
 
 
 def test_programs_get_json(
