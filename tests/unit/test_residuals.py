@@ -156,6 +156,29 @@ def test_what_was_disturbed_counts_less() -> None:
     assert unsure[0] > 2 * sure[0]
 
 
+def test_a_trial_that_fell_behind_its_cell_may_have_been_unlucky() -> None:
+    """With the most likely noise alone, it is certain not to be as good as the others."""
+    own = ALL[LIKE.cells == np.bincount(LIKE.cells).argmax()]
+    rows = np.union1d(own, some_rows(10))
+    model = fitted(rows, np.where(rows == own[0], 0.15, 0.0))
+
+    def unlucky(of: ResidualModel) -> float:
+        one, other = of.draws(own[:2], 4000, np.random.default_rng(0)).T
+        return float((one < other).mean())
+
+    assert unlucky(model) < 0.01
+    assert unlucky(model.with_uncertain_noise()) > 0.04
+
+
+def test_before_any_trial_all_noises_are_as_probable() -> None:
+    uncertain = NOTHING.with_uncertain_noise()
+    shares = dict[float, float]()
+    for fit, weight in zip(uncertain.fits, uncertain.weights, strict=True):
+        noise = round(fit.noise, 6)
+        shares[noise] = shares.get(noise, 0.0) + weight
+    assert list(shares.values()) == pytest.approx([1 / 3] * 3)
+
+
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 20))
 def test_the_gradient_is_that_of_the_likelihood(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)

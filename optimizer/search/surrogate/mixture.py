@@ -13,6 +13,9 @@ Array = NDArray[np.float64]
 
 _LEAST_VARIANCE = 1e-12
 
+_NEGLIGIBLE = 0.002
+"""Posterior probability of a fit that is left out."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -55,3 +58,11 @@ class Mixture:
         """Return the expectation of a function of mean and standard deviation, [points]."""
         fits = zip(self.weights, self.means, self.sds, strict=True)
         return cast(Array, sum(weight * of(mean, sd) for weight, mean, sd in fits))
+
+
+def probable(logs: Sequence[float]) -> tuple[NDArray[np.int64], tuple[float, ...]]:
+    """Return the indices of what is not negligible, and its probabilities, by their logarithms."""
+    weights = np.exp(np.array(logs) - max(logs))
+    weights /= weights.sum()
+    kept = np.flatnonzero(weights >= _NEGLIGIBLE)
+    return kept, tuple((weights[kept] / weights[kept].sum()).tolist())

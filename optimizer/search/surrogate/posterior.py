@@ -88,11 +88,13 @@ class Posterior:
     """Models of cost and of latency at the floor load, fitted to the trials.
 
     Attributes:
+        noisy_cost: the model of cost with an uncertain noise, for joint draws.
         success: probability that a point can be served at all, [points].
     """
 
     expected: LogForecast
     cost: ResidualModel
+    noisy_cost: ResidualModel
     overshoot: ResidualModel
     success: Array
 
@@ -126,6 +128,7 @@ class Posterior:
         return cls(
             expected,
             cost_model.given(differences),
+            cost_model.with_uncertain_noise().given(differences),
             ResidualModel.fitted(overshoot_terms, missed, OVERSHOOT_SCALES).given(overshoot),
             success,
         )
@@ -136,8 +139,8 @@ class Posterior:
         return self.expected.log_cost[rows] + mean, sd
 
     def log_cost_draws(self, rows: Rows, count: int, rng: np.random.Generator) -> Array:
-        """Return joint draws of the log cost at capacity, [count, rows]."""
-        draws: Array = self.expected.log_cost[rows] + self.cost.draws(rows, count, rng)
+        """Return joint draws of the log cost at capacity with an uncertain noise, [count, rows]."""
+        draws: Array = self.expected.log_cost[rows] + self.noisy_cost.draws(rows, count, rng)
         return draws
 
     def feasible(self, rows: Rows) -> Array:

@@ -2,9 +2,10 @@
 
 The posterior of all costs is drawn jointly. Each draw tells by what share the cheapest point is
 cheaper than the best of the three cheapest trials, which the confirm phase measures again and tells
-apart. Draws have the noise of the trials too, and points with several rivals save more often than
-any of them alone. An artefact without any trial has its prior's whole uncertainty, which keeps the
-bound wide until one of its points is measured.
+apart. Draws have the noise of the trials too, which is uncertain itself, as the trial of the best
+point may have been unlucky. Points with several rivals save more often than any of them alone. An
+artefact without any trial has its prior's whole uncertainty, which keeps the bound wide until one
+of its points is measured.
 
 The bound is the quantile of these draws at `1 - LEVEL`. Nothing is stated before `LEAST_TRIALS`
 trials, or those of a third of a small space: a few that happen to fit the forecast make the model
