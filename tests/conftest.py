@@ -28,6 +28,7 @@ WITHOUT_LOAD = {
     "test_bad_machine.py",
     "test_baseline.py",
     "test_bls.py",
+    "test_bursts.py",
     "test_cluster.py",
     "test_dashboard.py",
     "test_doctor.py",

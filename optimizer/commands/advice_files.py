@@ -82,7 +82,7 @@ def write_observed_space(source: RepositorySource, path: Path, advice: Advice) -
         UsageError: when a file exists already, or the model cannot be described.
     """
     stream, demand = advice.learnt.stream, advice.learnt.demand
-    arrivals, files = stream.arrivals, [path]
+    arrivals, files = demand.arrivals, [path]
     if isinstance(arrivals, ArrivalTrace):
         trace = path.with_name(f"{path.stem}-arrivals.csv")
         write_new(trace, "seconds\n" + "".join(f"{at:.6f}\n" for at in arrivals.at_seconds))

@@ -286,7 +286,7 @@ def _perf_analyzer(space: Space) -> Path:
     if space.workload.transport.encoding == "json" or space.workload.transport.shared_memory:
         raise UsageError("--with perf_analyzer: it sends binary tensors without shared memory only")
     if stream.arrivals not in perf_analyzer.DISTRIBUTIONS:
-        raise UsageError("--with perf_analyzer: arrivals must be poisson or constant, not a trace")
+        raise UsageError("--with perf_analyzer: arrivals must be poisson or constant")
     if must_vary(stream, space.search_space):
         raise UsageError(
             "--with perf_analyzer: it sends a few requests over and over, so leave response_cache "

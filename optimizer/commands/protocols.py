@@ -9,6 +9,7 @@ from optimizer.load.capacity import CapacityProtocol
 from optimizer.machine.slots import Slot
 from optimizer.search.evaluator import Protocols
 from optimizer.space_file.reader import MeasurementSettings, Space
+from optimizer.workload.arrivals import Bursts
 from optimizer.workload.streams import Workload
 
 _TIMEOUT_LIMITS = 5
@@ -18,6 +19,9 @@ _SHORTEST_TIMEOUT_SECONDS = 2.0
 _FIRST_CHECK = 0.6
 """The load budget suffices for a first level of this share of `check_seconds`: where a machine
 needs long levels, there is time for one."""
+
+_LEVELS_OF_PERIODS = 3
+"""Levels of whole periods of bursts for which the load budget suffices."""
 
 _CONFIRM_SECONDS = 20.0
 _GPU_CONFIRM_SECONDS = 300.0
@@ -38,7 +42,23 @@ def protocol_of(
     )
     levels = protocol.shortest_saturation_seconds, _FIRST_CHECK * protocol.check_seconds
     least = sum(protocol.warmup_seconds + seconds for seconds in levels)
-    return replace(protocol, load_seconds=max(protocol.load_seconds, least))
+    protocol = replace(protocol, load_seconds=max(protocol.load_seconds, least))
+    return protocol if workload.bursts is None else _with_bursts(protocol, workload.bursts)
+
+
+def _with_bursts(protocol: CapacityProtocol, bursts: Bursts) -> CapacityProtocol:
+    """Return the protocol with levels of whole periods, and a warm-up that a burst fits into."""
+    protocol = replace(
+        protocol,
+        period_seconds=bursts.period_seconds,
+        warmup_seconds=max(protocol.warmup_seconds, bursts.burst_seconds),
+    )
+    levels = (
+        protocol.shortest_saturation_seconds,
+        *[protocol.whole_periods(protocol.check_seconds)] * _LEVELS_OF_PERIODS,
+    )
+    load_seconds = sum(protocol.warmup_seconds + seconds for seconds in levels)
+    return replace(protocol, load_seconds=max(protocol.load_seconds, load_seconds))
 
 
 def search_protocol(space: Space, extra_limits_ms: tuple[float, ...] = ()) -> CapacityProtocol:

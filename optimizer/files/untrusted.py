@@ -146,7 +146,7 @@ def parse_json(content: bytes | str, make_object: Callable[[Any], Any] | None = 
 _NOT_NEGATIVE = re.compile(
     r"(\w+_)?(cores|count|errors|completed|executions|factor|gib|headroom|hour|mib|million|months"
     r"|ms|number|percent|rejected|replicas|requests|samples|second|seconds|sent|size|threads|us|years)"
-    r"|load_factor_(low|high)"
+    r"|load_factor_(low|high)|within_limit"
 )
 _ABOVE_ZERO = re.compile(
     r"batch_size|cores|count|demand_per_second|inferences_per_request|latency_ms|limit_ms"

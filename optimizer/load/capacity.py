@@ -18,6 +18,7 @@ from optimizer.load.stopping import LateFraction, RateConverged
 from optimizer.measurement.evaluation import Evaluation
 from optimizer.measurement.knee import (
     Knee,
+    bracket_knee,
     find_knee,
     knee_point,
     served_alone,
@@ -70,6 +71,7 @@ class CapacityProtocol:
         load_seconds, load_requests: budget of the search: so much time under load, or the time of
             so many requests at the rate of saturation, whichever is longer.
         resolution: half width of the capacity's interval, relative to it, that ends the search.
+        period_seconds: of bursts, of which open-loop levels have whole periods; 0 without bursts.
     """
 
     saturation_seconds: float = 8.0
@@ -81,6 +83,7 @@ class CapacityProtocol:
     load_seconds: float = 10.0
     load_requests: int = 500
     resolution: float = 0.03
+    period_seconds: float = 0.0
 
     @property
     def shortest_saturation_seconds(self) -> float:
@@ -89,7 +92,13 @@ class CapacityProtocol:
 
     def level_seconds(self, requests: int, per_second: float) -> float:
         """Return the length of an open-loop level with at least so many requests at a rate."""
-        return max(self.check_seconds, requests / per_second)
+        return self.whole_periods(max(self.check_seconds, requests / per_second))
+
+    def whole_periods(self, seconds: float) -> float:
+        """Return the length of a level that has whole periods, at least so long."""
+        if not self.period_seconds:
+            return seconds
+        return math.ceil(seconds / self.period_seconds) * self.period_seconds
 
 
 def find_capacity(
@@ -258,6 +267,10 @@ class CapacitySearch:
 
     def _by_service_time(self) -> float:
         share = share_by_service_time(self._levels[0], self._workload)
+        if (bursts := self._workload.bursts) is not None:
+            # Between the load whose bursts are served at once, and the one that a steady rate may
+            # have.
+            share /= math.sqrt(bursts.times_mean)
         return share * self._saturation
 
     def _approach(self, first: float, needed: float | None = None) -> Evaluation:
@@ -296,6 +309,8 @@ class CapacitySearch:
         self, load: ClosedLoop | OpenLoop, seconds: float, timeout: float, stop: StoppingRule | None
     ) -> LoadLevel:
         limit_ms = self._workload.shortest_limit_ms
+        if isinstance(load, OpenLoop):
+            seconds = self._protocol.whole_periods(seconds)
         plan = LevelPlan(
             load,
             self._protocol.warmup_seconds,
@@ -357,7 +372,8 @@ class CapacitySearch:
         return knee.high * self._saturation * mean_slowdown(self._levels)
 
     def _knee(self) -> Knee:
-        return find_knee([knee_point(x, self._saturation) for x in self._open_loop()])
+        find = find_knee if self._workload.bursts is None else bracket_knee
+        return find([knee_point(x, self._saturation) for x in self._open_loop()])
 
     def _open_loop(self) -> tuple[LoadLevel, ...]:
         return valid_open_loop(self._levels)

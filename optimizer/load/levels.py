@@ -59,7 +59,7 @@ def load_level(
             f"{replies.errors[max(replies.errors)]}"
         )
     ended, end = stopped or (EndReason("its time was up"), plan.sending_seconds)
-    window, warmed_up = _window(plan, replies, end)
+    window, warmed_up = _window(plan, streams, replies, end)
     measured = _stream_levels(plan, streams, replies, window)
     if ended.verdict == "infeasible" and all(stream.limit_overshoot <= 0 for stream in measured):
         # The late requests for which the level was stopped were cut as warm-up.
@@ -81,10 +81,16 @@ def load_level(
     )
 
 
-def _window(plan: LevelPlan, replies: Replies, end: float) -> tuple[tuple[float, float], bool]:
-    """Return the measured window (start, end) in seconds, and whether warm-up ended before it."""
+def _window(
+    plan: LevelPlan, streams: Sequence[Stream], replies: Replies, end: float
+) -> tuple[tuple[float, float], bool]:
+    """Return the measured window (start, end) in seconds, and whether warm-up ended before it.
+
+    A burst at the beginning must not be taken for warm-up.
+    """
     start = plan.warmup_seconds
-    if not isinstance(plan.load, OpenLoop) or plan.cold:
+    in_bursts = any(stream.bursts is not None for stream in streams)
+    if not isinstance(plan.load, OpenLoop) or plan.cold or in_bursts:
         return (start, end), True
     inside = (replies.due_seconds >= start) & (replies.due_seconds < end)
     latencies, due = _latencies_ms(plan, replies)[inside], replies.due_seconds[inside]
@@ -164,6 +170,7 @@ def _stream_level(
             percentile_with_interval(from_send_ms, p, inflation) for p in percentiles
         ),
         rejected=len(not_good) - len(failed),
+        within_limit=int((replies.good[due] & (latencies_ms <= stream.limit.latency_ms)).sum()),
     )
 
 

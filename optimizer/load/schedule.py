@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optimizer.load.exchange import Order, Schedule, Users
 from optimizer.load.level_plan import ClosedLoop, LevelPlan, OpenLoop, Target
 from optimizer.workload.arrivals import arrivals_of
-from optimizer.workload.streams import Stream
+from optimizer.workload.streams import Stream, Workload
 
 REPORT_SECONDS = 0.25
 """Reporting period of client processes, and so how soon a stopping rule can end a level."""
@@ -90,9 +90,14 @@ def demand_mix(streams: Sequence[Stream], rng: np.random.Generator) -> NDArray[n
 def due_requests(
     streams: Sequence[Stream], load_factor: float, duration_seconds: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Merge the arrivals of all streams: ascending due times and stream indices, shape [n]."""
+    """Merge the arrivals of all streams: ascending due times and stream indices, shape [n].
+
+    Bursts of all streams come together.
+    """
+    bursts = Workload(tuple(streams)).bursts
+    begun = replace(bursts, begin_seconds=bursts.begin(rng)) if bursts is not None else None
     due = [
-        arrivals_of(stream.arrivals).due_seconds(
+        arrivals_of(begun if begun and stream.bursts else stream.arrivals).due_seconds(
             load_factor * stream.demand_per_second, duration_seconds, rng
         )
         for stream in streams

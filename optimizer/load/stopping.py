@@ -25,6 +25,8 @@ class LateFraction:
     """Ends an open-loop level when every stream is proven to meet its limit, or one to miss it.
 
     It also ends when so many requests were late that the rest of the level cannot make up for them.
+    Where requests come in bursts, nothing else ends it: the tests take a part of a period for all
+    of it.
 
     Attributes:
         warmup_seconds: requests that were due before do not count.
@@ -46,7 +48,8 @@ class LateFraction:
             if late.sum() > allowed * planned:
                 text = f"{late.sum()} late requests of {stream.name}, too many for {planned} in all"
                 return EndReason(text, "infeasible")
-            verdicts.append(_verdict(late, latencies, allowed))
+            steady = stream.bursts is None
+            verdicts.append(_verdict(late, latencies, allowed) if steady else None)
         if "infeasible" in verdicts:
             return EndReason("proven to miss the limit", "infeasible")
         early = progress.now_seconds < self.warmup_seconds + self.least_seconds

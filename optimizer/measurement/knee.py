@@ -30,6 +30,9 @@ _CURVATURE = 0.45
 _NEAR = 0.2
 """Distance from the limit (log latency) within which levels tell the variance of a sample."""
 
+_BELOW_MISSED = 0.75
+"""Share of a load that missed the limit at which the next is tried, in bursts."""
+
 _LEAST_SD = 0.01
 _FAILING = math.log(1.5)
 """Log latency over the limit of a level that fails by errors or backlog."""
@@ -99,6 +102,21 @@ def find_knee(points: Sequence[Point]) -> Knee:
     half = NORMAL_QUANTILE * sd
     shares = (max(0.0, -math.expm1(-x)) for x in (crossing, crossing - half, crossing + half))
     return Knee(*shares)
+
+
+def bracket_knee(points: Sequence[Point]) -> Knee:
+    """Return the middle between the highest load that met the limit and the next that missed it.
+
+    Where requests come in bursts, latency rises with the height of the bursts over the capacity,
+    far from saturation, and no line tells it.
+    """
+    met = [point.share for point in points if point.log_excess <= 0]
+    missed = [point.share for point in points if point.log_excess > 0]
+    if not met:
+        return Knee(_BELOW_MISSED * min(missed), 0.0, min(missed))
+    low = max(met)
+    high = max(low, min((share for share in missed if share > low), default=HIGHEST_SHARE))
+    return Knee(math.sqrt(low * high), low, high)
 
 
 def _variances(points: Sequence[Point], z: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -45,6 +45,8 @@ class StreamLevel:
         latencies_from_send: the same percentiles from the time of sending, to compare with tools
             that measure it.
         limit_ms: the limit that applied.
+        within_limit: requests that got a good reply within the limit; None in measurements of
+            earlier versions.
     """
 
     name: str
@@ -61,6 +63,7 @@ class StreamLevel:
     limit_ms: float
     latencies_from_send: tuple[Percentile, ...] = ()
     rejected: int = 0
+    within_limit: int | None = None
 
     def latency(self, percentile: float) -> Percentile:
         """Return one of the stored percentiles. Raises KeyError for another."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from optimizer.measurement.counters import CounterInterval, by_replica, requests_per_second
 from optimizer.measurement.estimates import NORMAL_QUANTILE
-from optimizer.workload.arrivals import ArrivalPattern, ArrivalTrace
+from optimizer.workload.arrivals import ArrivalName, ArrivalTrace
 
 _PEAK_SHARE, _LONGEST_PEAK_SECONDS = 0.1, 3600.0
 """The peak is the busiest tenth of the time, at most an hour."""
@@ -56,7 +56,7 @@ class ObservedDemand:
     peak_per_second: float
     peak_seconds: float
     dispersion: float | None
-    arrivals: ArrivalPattern
+    arrivals: ArrivalName | ArrivalTrace
     request_size: float
 
     @property
@@ -141,7 +141,7 @@ def _dispersion(replicas: Sequence[Sequence[CounterInterval]]) -> float | None:
 
 def _arrivals(
     replicas: Sequence[Sequence[CounterInterval]], dispersion: float | None
-) -> ArrivalPattern:
+) -> ArrivalName | ArrivalTrace:
     if dispersion is None:
         return "poisson"
     if dispersion < _REGULAR:

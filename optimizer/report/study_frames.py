@@ -217,6 +217,7 @@ _LEVEL_COLUMNS = (
     "completed",
     "errors",
     "rejected",
+    "within_limit",
     "client_lag_ms",
     "meets_limits",
     "verdict",
@@ -258,6 +259,7 @@ def _stream(stream: StreamLevel) -> Row:
         "completed": stream.completed,
         "errors": stream.errors,
         "rejected": stream.rejected,
+        "within_limit": _number(stream.within_limit),
     }
 
 

@@ -13,11 +13,13 @@ from optimizer.analysis.lent_savings import LentSavings, lent_savings
 from optimizer.analysis.study_reading import StudyReading
 from optimizer.analysis.summary import DisturbanceSummary, ParetoEntry, StudySummary
 from optimizer.configuration.serving_config import describe
+from optimizer.measurement.bursts import BurstComparison
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.level_checks import capacity_basis
 from optimizer.measurement.transport_costs import TransportComparison
 from optimizer.measurement.trial_record import outcome_name
 from optimizer.report import number_formats as form
+from optimizer.report.burst_tables import bursts_sentence
 from optimizer.report.cold_start_tables import cold_start_sentence
 from optimizer.report.configurations import (
     cache_table,
@@ -78,6 +80,11 @@ class StudyOutcome:
     def transports(self) -> TransportComparison | None:
         """What transports cost on the best, where that was measured."""
         return self.study.directory.transports.read(self.best.config if self.best else None)
+
+    @cached_property
+    def bursts(self) -> BurstComparison | None:
+        """What bursts do to the best, where that was measured."""
+        return self.study.directory.bursts.read(self.best.config if self.best else None)
 
     def lent_text(self) -> Iterator[str]:
         """Yield what the service times of another study have saved, where one lent them."""
@@ -210,6 +217,7 @@ class StudyOutcome:
             *(Line(caution) for caution in self.cautions()),
             *(Line(cold_start_sentence(cold)) for cold in [self.cold_start] if cold is not None),
             *(Line(transports_sentence(each)) for each in [self.transports] if each is not None),
+            *(Line(bursts_sentence(each)) for each in [self.bursts] if each is not None),
             Line(f"Price: {form.price_text(self.study.searched.price)}."),
             Line(self.course()),
             *map(Line, self.lent_text()),

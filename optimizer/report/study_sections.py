@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from optimizer.analysis.summary import SummaryArtifact
 from optimizer.measurement.trial_record import Outcome, TrialRecord
 from optimizer.report import number_formats as form
+from optimizer.report.burst_tables import bursts_sentence, bursts_table
 from optimizer.report.cold_start_tables import cold_start_sentence, cold_start_tables
 from optimizer.report.configurations import trials_table
 from optimizer.report.model_figures import (
@@ -72,6 +73,7 @@ def sections(report: StudyReport) -> list[ReportSection]:
         _pipelines,
         _cold_start,
         _transports,
+        _bursts,
         _course,
         _predictions,
         _failures,
@@ -208,6 +210,15 @@ def _transports(report: StudyReport) -> ReportSection | None:
         return None
     sentence, table = transports_sentence(compared), transports_table(compared)
     return ReportSection("transports", "Payload and protocol", (sentence,), (table,))
+
+
+def _bursts(report: StudyReport) -> ReportSection | None:
+    compared = report.outcome.bursts
+    if compared is None:
+        return None
+    return ReportSection(
+        "bursts", "Bursts", (bursts_sentence(compared),), (bursts_table(compared),)
+    )
 
 
 def _course(report: StudyReport) -> ReportSection | None:

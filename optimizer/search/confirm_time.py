@@ -73,7 +73,7 @@ def round_time(
     proof = min((level.seconds for level in _proven(measurement)), default=math.inf)
     at_capacity = protocol.level_seconds(requests, measurement.capacity_per_second)
     lengths = (
-        min(at_capacity, max(protocol.check_seconds, proof)),
+        protocol.whole_periods(min(at_capacity, max(protocol.check_seconds, proof))),
         protocol.level_seconds(AT_DEMAND_REQUESTS, at_demand * demand.requests_per_second),
     )
     fixed = spent.serving + measurement.levels[0].seconds + 3 * each
@@ -162,7 +162,7 @@ def plan_confirmation(
 
 def shortest_level(search: CapacityProtocol) -> float:
     """Return the shortest length of a level of the confirm phase, in seconds."""
-    return _SHORTEST_SHARE * search.check_seconds
+    return search.whole_periods(_SHORTEST_SHARE * search.check_seconds)
 
 
 def least_seconds(entrants: Sequence[Entrant], search: CapacityProtocol, scale: float) -> float:

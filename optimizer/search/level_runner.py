@@ -66,6 +66,9 @@ _SOAK_SECONDS = 60.0
 class LevelRunner:
     """Runs load levels against the server.
 
+    Attributes:
+        slot: where server and load client run.
+
     Args:
         rng: draws the arrival times of every load level.
     """
@@ -80,7 +83,7 @@ class LevelRunner:
     ) -> None:
         self._client = client
         self._workload = workload
-        self._slot = slot
+        self.slot = slot
         self._rng = rng
         self._watch = watch
         self._drawn: dict[tuple[str, tuple[int, ...]], list[Tensors]] = {}
@@ -182,7 +185,7 @@ class LevelRunner:
         names = [model.name for model in config.models]
         self._watch(LevelStarted(self._offered(plan), plan.sending_seconds))
         before = [served.control.statistics(name) for name in names]
-        machine = MachineWatch(self._slot, served.server.cpu_seconds)
+        machine = MachineWatch(self.slot, served.server.cpu_seconds)
         try:
             level = self._client.run_level(plan, target, self._rng)
         except LoadTestFailure:

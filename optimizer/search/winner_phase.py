@@ -14,6 +14,7 @@ from optimizer.configuration.serving_config import ServingConfig, describe
 from optimizer.errors import TimeIsUpError, TrialFailure
 from optimizer.machine.time_limit import TimeLimit
 from optimizer.measurement.cost import Candidate
+from optimizer.search.bursts import measure_bursts
 from optimizer.search.cold_start import measure_cold_start
 from optimizer.search.evaluator import WinnerTester
 from optimizer.search.transport_costs import compare_transports
@@ -21,10 +22,14 @@ from optimizer.study.directory import StudyDirectory
 from optimizer.study.events import Note, PhaseStarted, StepFinished, StepStarted, Watcher
 from optimizer.study.history import MAX_ATTEMPTS
 
-WinnerTest = Literal["cold-start", "transports"]
+WinnerTest = Literal["cold-start", "transports", "bursts"]
 WINNER_TESTS: tuple[WinnerTest, ...] = get_args(WinnerTest)
 
-_LONGEST_SECONDS: Mapping[WinnerTest, float] = {"cold-start": 150.0, "transports": 120.0}
+_LONGEST_SECONDS: Mapping[WinnerTest, float] = {
+    "cold-start": 150.0,
+    "transports": 120.0,
+    "bursts": 100.0,
+}
 _SHORTEST_SECONDS = 10.0
 _SHORTEST_BY_ITSELF_SECONDS = 60.0
 _SHARE_BY_ITSELF = 0.1
@@ -59,6 +64,7 @@ def missing_tests(
     results: Mapping[WinnerTest, object | None] = {
         "cold-start": directory.cold_start.read(config),
         "transports": directory.transports.read(config),
+        "bursts": directory.bursts.read(config),
     }
     return [test for test in WINNER_TESTS if test in tests and results[test] is None]
 
@@ -135,3 +141,5 @@ class WinnerPhase:
                 self._directory.cold_start.write(run(measure_cold_start, *task))
             case "transports":
                 self._directory.transports.write(run(compare_transports, *task))
+            case "bursts":
+                self._directory.bursts.write(run(measure_bursts, *task))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +27,14 @@ from optimizer.simulator.predicted_values import (
     PredictedLevel,
     PredictedSaturation,
 )
-from optimizer.workload.arrivals import ArrivalPattern, arrivals_of
+from optimizer.workload.arrivals import ArrivalPattern, Bursts, arrivals_of
 from optimizer.workload.streams import LatencyLimit
 
 _WARMUP_SHARE = 0.1
 """Share of a simulation's requests that are warm-up and do not count."""
+
+_PERIODS = 1.25
+"""Periods of bursts in a simulation at the highest rate, with its warm-up."""
 
 _MAX_STEPS = 8
 
@@ -107,7 +109,7 @@ def predict_level(
 ) -> PredictedLevel:
     """Predict the level of a single source at a request rate, from about so many requests."""
     stream = OfferedStream(arrivals, LatencyLimit(50.0, math.inf))
-    loads = Loads(network, (stream,), requests, seed)
+    loads = Loads(network, (stream,), requests, seed, rate_per_second)
     return loads.levels(rate_per_second, percentiles)[0]
 
 
@@ -128,7 +130,7 @@ def predict_capacity(
         resolution: of the rate, as a share of saturation.
     """
     saturated = predict_saturation(network, concurrency, seed, [each.share for each in streams])
-    loads = Loads(network, streams, requests, seed)
+    loads = Loads(network, streams, requests, seed, saturated.per_second)
 
     top = HIGHEST_SHARE * saturated.per_second
     floor = floor_per_second(saturated.per_second)
@@ -175,17 +177,30 @@ class Loads:
     """Simulated levels that differ by their rate alone.
 
     Args:
-        streams: of each source of the network.
-        requests: approximate number of requests of each level that are executed.
+        streams: of each source of the network; their bursts come together.
+        requests: approximate number of requests of each level that are executed; more where bursts
+            need them.
+        highest_per_second: rate up to which levels have a whole period of bursts.
     """
 
     def __init__(
-        self, network: Network, streams: Sequence[OfferedStream], requests: int, seed: int
+        self,
+        network: Network,
+        streams: Sequence[OfferedStream],
+        requests: int,
+        seed: int,
+        highest_per_second: float = 0.0,
     ) -> None:
         rng = np.random.default_rng(seed)
         total = sum(stream.share for stream in streams)
         self._shares = [stream.share / total for stream in streams]
         requests = _with_hits(requests, network.executed_share(self._shares))
+        self._bursts = next(
+            (each.arrivals for each in streams if isinstance(each.arrivals, Bursts)), None
+        )
+        if self._bursts is not None:
+            periods = _PERIODS * self._bursts.period_seconds * highest_per_second
+            requests = max(requests, math.ceil(periods))
         pairs = zip(streams, self._shares, strict=True)
         own = [_due(stream.arrivals, requests, share, rng) for stream, share in pairs]
         self._end = min(len(due) / share for due, share in zip(own, self._shares, strict=True))
@@ -200,9 +215,9 @@ class Loads:
 
     def latencies_over_limits(self, rate_per_second: float) -> list[float]:
         """Return the latency at the limit's percentile over the limit, of each source."""
-        simulation = self._simulate(rate_per_second)
+        simulation, counted = self._simulate(rate_per_second), self._counted(rate_per_second)
         return [
-            self._latency_over_limit(simulation, self._counted & (self._source == n), each.limit)
+            self._latency_over_limit(simulation, counted & (self._source == n), each.limit)
             for n, each in enumerate(self._streams)
         ]
 
@@ -223,25 +238,25 @@ class Loads:
 
     def latencies_ms(self, rate_per_second: float) -> list[NDArray[np.float64]]:
         """Return the latency of each source's counted requests; infinity if refused."""
-        simulation = self._simulate(rate_per_second)
+        simulation, counted = self._simulate(rate_per_second), self._counted(rate_per_second)
         latency_ms = np.where(simulation.refused, np.inf, simulation.latency_ms)
         sources = range(len(self._shares))
-        return [latency_ms[self._counted & (self._source == n)] for n in sources]
+        return [latency_ms[counted & (self._source == n)] for n in sources]
 
     def levels(
         self, rate_per_second: float, percentiles: tuple[float, ...]
     ) -> list[PredictedLevel]:
         """Predict the level of each source in full, at a rate of all together."""
         simulation = self._simulate(rate_per_second)
-        begin_ms = 1e3 * _WARMUP_SHARE * self._end / rate_per_second
-        end_ms = 1e3 * self._end / rate_per_second
+        begin_ms, end_ms = self._window_ms(rate_per_second)
+        all_counted = self._counted(rate_per_second)
         batchers = _batchers(self._network, simulation, begin_ms, end_ms)
         visits = self._network.visits
         ordered = tuple(sorted(percentiles))
         levels = []
         for n, share in enumerate(self._shares):
             own = self._source == n
-            good, counted = own & ~simulation.refused, own & self._counted
+            good, counted = own & ~simulation.refused, own & all_counted
             done = simulation.done_ms[good]
             completed = np.count_nonzero((done > begin_ms) & (done <= end_ms))
             latencies_ms = _percentiles(simulation, good & counted, ordered)
@@ -261,12 +276,34 @@ class Loads:
         return levels
 
     def _simulate(self, rate_per_second: float) -> NetworkSimulation:
-        arrive_ms = self._due * (1e3 / rate_per_second)
+        arrive_ms = self._arrive_ms(self._due, rate_per_second)
         return network_open_loop(self._network, arrive_ms, self._draws)
 
-    @cached_property
-    def _counted(self) -> NDArray[np.bool_]:
-        return self._due >= _WARMUP_SHARE * self._end
+    def _arrive_ms(self, due: NDArray[np.float64], rate_per_second: float) -> NDArray[np.float64]:
+        """Return when requests arrive; without bursts in proportion to when they are due."""
+        if self._bursts is None:
+            return due * (1e3 / rate_per_second)
+        # The level begins with a quiet time, in which the queues are empty anyway.
+        return 1e3 * self._bursts.shifted(due / rate_per_second, self._bursts.burst_seconds)
+
+    def _counted(self, rate_per_second: float) -> NDArray[np.bool_]:
+        """Select the requests after the warm-up, of whole periods where they come in bursts."""
+        if self._bursts is None:
+            return self._due >= _WARMUP_SHARE * self._end
+        begin_ms, end_ms = self._window_ms(rate_per_second)
+        arrive_ms = self._arrive_ms(self._due, rate_per_second)
+        return (arrive_ms >= begin_ms) & (arrive_ms < end_ms)
+
+    def _window_ms(self, rate_per_second: float) -> tuple[float, float]:
+        """Return the time of the requests that count."""
+        begin_ms = 1e3 * _WARMUP_SHARE * self._end / rate_per_second
+        end_ms = 1e3 * self._end / rate_per_second
+        if self._bursts is None:
+            return begin_ms, end_ms
+        end_ms = float(self._arrive_ms(np.array([self._end]), rate_per_second)[0])
+        period_ms = 1e3 * self._bursts.period_seconds
+        periods = math.floor((end_ms - begin_ms) / period_ms)
+        return (begin_ms, begin_ms + periods * period_ms) if periods else (begin_ms, end_ms)
 
 
 def _queue_ms(batchers: Sequence[PredictedBatcher], visits: Sequence[float]) -> float:
@@ -279,11 +316,12 @@ def _due(
 ) -> NDArray[np.float64]:
     """Return when the requests of a stream with this share of all are due.
 
-    Times are in units of one over the rate of all streams. The stream's mean rate is exactly its
-    share, not only on average.
+    Times are in units of one over the rate of all streams, and without bursts. The stream's mean
+    rate is exactly its share, not only on average.
     """
     own = requests * share
-    due = arrivals_of(arrivals).due_seconds(1.0, own, rng)
+    steady = arrivals_of("poisson" if isinstance(arrivals, Bursts) else arrivals)
+    due = steady.due_seconds(1.0, own, rng)
     return np.asarray(due * (len(due) / own) / share)
 
 

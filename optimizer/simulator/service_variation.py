@@ -166,7 +166,7 @@ def _varied(
 def _misfit(load: LightLoadTimes, network: Network) -> float:
     """Return the mean absolute log ratio of simulated over measured."""
     requests = _REQUESTS if network.single else _REQUESTS_OF_NETWORK
-    loads = Loads(network, offered_streams(load.workload), requests, 0)
+    loads = Loads(network, offered_streams(load.workload), requests, 0, load.per_second)
     levels = loads.levels(load.per_second, _PERCENTILES)
     latencies = [
         (level.latency_ms(p), measured)

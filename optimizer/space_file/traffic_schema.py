@@ -18,6 +18,7 @@ from pydantic import (
 from optimizer.files.arrival_trace import read_trace
 from optimizer.space_file.section import (
     Count,
+    Duration,
     Number,
     Positive,
     Section,
@@ -25,7 +26,7 @@ from optimizer.space_file.section import (
     folder_of,
     wrong,
 )
-from optimizer.workload.arrivals import ArrivalName, ArrivalPattern, ArrivalTrace
+from optimizer.workload.arrivals import ArrivalName, ArrivalPattern, ArrivalTrace, Bursts
 from optimizer.workload.repeats import ZipfRepeats
 from optimizer.workload.transport import Transport
 
@@ -54,13 +55,48 @@ class TraceSection(Section):
         return read_trace(folder / self.trace, self.keys)
 
 
+class BurstsSection(Section):
+    """Independent arrivals at a rate that alternates between high and low."""
+
+    bursts: Annotated[Number, Field(gt=1, le=1000)] = Field(
+        description="rate during a burst, in multiples of the mean rate"
+    )
+    burst_seconds: Duration = Field(description="length of a burst")
+    period_seconds: Duration = Field(
+        description="time from the beginning of a burst to that of the next; load levels have "
+        "whole periods"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        least = self.bursts * self.burst_seconds
+        if self.period_seconds < least * (1 - _ROUNDING):
+            rule = (
+                f"must be at least bursts x burst_seconds, {least:g} s: a burst has "
+                "no more requests than its period"
+            )
+            raise wrong("period_seconds", rule, self.period_seconds)
+        return self
+
+    def to_value(self) -> Bursts:
+        """Return the alternating rate."""
+        return Bursts(self.bursts, self.burst_seconds, self.period_seconds)
+
+
+_ROUNDING = 1e-9
+
+
 def _kind_of_arrivals(value: object) -> str:
     """Return the member of the union that is meant, so that errors are about it alone."""
+    if isinstance(value, BurstsSection) or (isinstance(value, Mapping) and "bursts" in value):
+        return "in_bursts"
     return "trace" if isinstance(value, Mapping | TraceSection) else "name"
 
 
 _Arrivals = Annotated[
-    Annotated[ArrivalName, Tag("name")] | Annotated[TraceSection, Tag("trace")],
+    Annotated[ArrivalName, Tag("name")]
+    | Annotated[TraceSection, Tag("trace")]
+    | Annotated[BurstsSection, Tag("in_bursts")],
     Discriminator(_kind_of_arrivals),
 ]
 
@@ -109,7 +145,8 @@ class TrafficSection(Section):
 
     arrivals: _Arrivals = Field(
         "poisson",
-        description="poisson, constant, or a recorded trace; requests never wait for replies",
+        description="poisson, constant, bursts, or a recorded trace; requests never wait for "
+        "replies",
     )
     repeats: RepeatsSection | None = Field(
         None,
@@ -136,4 +173,6 @@ class TrafficSection(Section):
         """Return the arrivals; a trace is read from its file."""
         if isinstance(self.arrivals, TraceSection):
             return self.arrivals.to_value(folder)
+        if isinstance(self.arrivals, BurstsSection):
+            return self.arrivals.to_value()
         return self.arrivals

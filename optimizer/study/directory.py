@@ -12,6 +12,7 @@ from typing import Any
 
 from optimizer.errors import DamagedStudyError, StorageError, UsageError, is_disk_full
 from optimizer.files.untrusted import UnreadableError, parse_json, read_bytes
+from optimizer.measurement.bursts import BurstComparison
 from optimizer.measurement.cold_start import ColdStart
 from optimizer.measurement.transport_costs import TransportComparison
 from optimizer.measurement.trial_record import TrialRecord
@@ -55,6 +56,7 @@ class StudyDirectory:
         self.disturbance = DisturbanceFile(root / "disturbance.json")
         self.cold_start = WinnerFile(root / "winner" / "cold_start.json", ColdStart)
         self.transports = WinnerFile(root / "winner" / "transports.json", TransportComparison)
+        self.bursts = WinnerFile(root / "winner" / "bursts.json", BurstComparison)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.workload.arrivals import ArrivalPattern, ArrivalTrace
+from optimizer.workload.arrivals import ArrivalPattern, ArrivalTrace, Bursts
 from optimizer.workload.data_types import FLOATING, NUMPY_TYPES, DataType
 from optimizer.workload.repeats import ZipfRepeats
 from optimizer.workload.request_sizes import (
@@ -332,6 +332,11 @@ class Stream:
         return self.arrivals.keys if isinstance(self.arrivals, ArrivalTrace) else ()
 
     @property
+    def bursts(self) -> Bursts | None:
+        """The alternating rate of the arrivals; None where the rate is steady or recorded."""
+        return self.arrivals if isinstance(self.arrivals, Bursts) else None
+
+    @property
     def population(self) -> int | None:
         """Number of different requests that repeat; None where every request is unique."""
         if self.repeats is not None:
@@ -353,6 +358,11 @@ class Workload:
     def demand_per_second(self) -> float:
         """Requests per second over all streams."""
         return sum(stream.demand_per_second for stream in self.streams)
+
+    @property
+    def bursts(self) -> Bursts | None:
+        """The alternating rate of all streams, whose bursts come together; None without one."""
+        return next((each.bursts for each in self.streams if each.bursts is not None), None)
 
     @property
     def shortest_limit_ms(self) -> float:

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.workload.arrivals import ArrivalPattern, Arrivals, ArrivalTrace, arrivals_of
+from optimizer.workload.arrivals import (
+    ArrivalPattern,
+    Arrivals,
+    ArrivalTrace,
+    Bursts,
+    arrivals_of,
+)
 
 rates = st.floats(0.1, 2_000)
 durations = st.floats(0.01, 20)
@@ -17,6 +23,8 @@ PATTERNS: dict[str, ArrivalPattern] = {
     "constant": "constant",
     "trace": ArrivalTrace("digest", (0.0, 0.1, 0.1, 0.15, 2.0), 3.0),
     "trace of one arrival": ArrivalTrace("digest", (0.0,), 0.5),
+    "bursts": Bursts(3.0, 0.01, 0.1),
+    "bursts and nothing else": Bursts(10.0, 0.003, 0.03),
 }
 
 

@@ -87,8 +87,8 @@ PARSED_ONLY: Mapping[str, str] = {
     "python -m optimizer run space.yaml --study second-kind --prior my-model": (
         "is run by tests/e2e/test_team.py, on a tiny model"
     ),
-    "python -m optimizer run space.yaml --with cold-start --with transports": (
-        "is run by tests/e2e/test_winner.py, on a tiny model"
+    "python -m optimizer run space.yaml --with cold-start --with transports --with bursts": (
+        "is run by tests/e2e/test_winner.py and test_bursts.py, on small models"
     ),
     "python -m optimizer run space.yaml --gpus all": _GPUS,
     "python -m optimizer run space.yaml --gpus 0,2": _GPUS,

@@ -183,6 +183,11 @@ SLOW_BATCHES_CODE = """
         time.sleep(0.003 * rows**2)
         return [response(Y=2 * tensor(request, "X")) for request in requests]
 """
+STEADY_CODE = """
+        time.sleep(0.02)
+        return [response(Y=2 * tensor(request, "X")) for request in requests]
+"""
+"""Takes 20 ms for a batch of any size: far fewer requests than a load generator can send."""
 
 
 def write_model(

@@ -298,3 +298,11 @@ def test_a_level_that_was_proven_at_the_capacity_tells_how_long_it_will_take() -
     known = replace(trial, measurement=replace(trial.measurement, levels=(saturated, *proven)))
     times = [round_time(each, 2500, SETTING.demand, PROTOCOLS.confirm) for each in (trial, known)]
     assert [each.levels[0] for each in times] == [250.0, 30.0]
+
+
+def test_in_bursts_the_levels_of_a_round_have_whole_periods() -> None:
+    [trial] = history_of((A, ok(10))).ok
+    protocol = replace(PROTOCOLS.confirm, period_seconds=7.0)
+    time = round_time(trial, 2500, SETTING.demand, protocol)
+    assert time.levels[0] == 252.0
+    assert all(seconds % 7.0 == 0 for seconds in time.levels)

@@ -440,10 +440,10 @@ def test_advice_becomes_a_patch_and_a_space_file(
     with pytest.raises(UsageError, match="nothing to patch"):
         patch_of(source, replace(advice, best=advice.current))
     monkeypatch.setattr("optimizer.commands.init.open_space", lambda *_: None)
-    stream = replace(advice.learnt.stream, arrivals=trace_of(own.intervals, None))
+    demand = replace(advice.learnt.demand, arrivals=trace_of(own.intervals, None))
     priced = replace(
         advice,
-        learnt=replace(advice.learnt, stream=stream),
+        learnt=replace(advice.learnt, demand=demand),
         price=Price("ml.g5.xlarge", 1.4, "list", "2026-08"),
     )
     space, trace = write_observed_space(source, tmp_path / "space.yaml", priced)

@@ -21,6 +21,7 @@ from optimizer.measurement.cost import Demand, Price
 from optimizer.space_file.chosen_point import fixed_at, only_point
 from optimizer.space_file.reader import Budget, MeasurementSettings, Space, load_space
 from optimizer.space_file.schema import json_schema
+from optimizer.workload.arrivals import Bursts
 from optimizer.workload.model_spec import (
     AccuracyLimits,
     DataSet,
@@ -490,6 +491,22 @@ ONE_MISTAKE = [
     ),
     (
         BATCHES,
+        BATCHES + "\ntraffic: {arrivals: {bursts: 0.5, burst_seconds: 2s, period_seconds: 20s}}",
+        "line 15: traffic.arrivals.bursts: must be greater than 1, got 0.5",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\ntraffic: {arrivals: {bursts: 3, burst_seconds: 2s, period_seconds: 5s}}",
+        "line 15: traffic.arrivals.period_seconds: must be at least bursts x burst_seconds, 6 s: a "
+        "burst has no more requests than its period, got 5.0",
+    ),
+    (
+        BATCHES,
+        BATCHES + "\ntraffic: {arrivals: {bursts: 3, burst_seconds: 2s}}",
+        "line 15: traffic.arrivals.period_seconds: is required",
+    ),
+    (
+        BATCHES,
         BATCHES + "\ntraffic: {transport: {encoding: json}}",
         "line 15: traffic.transport.encoding: json needs protocol http and no shared memory, "
         "got 'json'",
@@ -638,6 +655,13 @@ def test_traffic_of_client_batches_from_a_trace_over_http(tmp_path: Path) -> Non
     before = space.content
     trace.write_text("seconds\n0\n2\n3\n")
     assert load(tmp_path, changed((BATCHES, text))).content != before
+
+
+def test_traffic_in_bursts(tmp_path: Path) -> None:
+    arrivals = "{bursts: 3, burst_seconds: 0.5, period_seconds: 0.1m}"
+    text = f"{BATCHES}\ntraffic:\n  arrivals: {arrivals}\n"
+    (stream,) = load(tmp_path, changed((BATCHES, text))).workload.streams
+    assert stream.arrivals == Bursts(times_mean=3.0, burst_seconds=0.5, period_seconds=6.0)
 
 
 @pytest.mark.parametrize(("old", "new", "message"), ONE_MISTAKE)

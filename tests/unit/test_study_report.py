@@ -20,7 +20,7 @@ from optimizer.report.table import Table
 from optimizer.study.directory import StudyDirectory
 from tests.unit.reported import Names, studied
 from tests.unit.studies import MACHINE, PRICE, found_by, four_points, ok, record_of
-from tests.unit.winners import cold_start, transports
+from tests.unit.winners import bursts, cold_start, transports
 
 ANCHORS = [
     "recommendation", "what-mattered", "cost-and-latency", "loads", "course", "predictions",
@@ -53,11 +53,13 @@ def test_what_was_measured_of_the_winner_has_sections_of_its_own(
     directory = StudyDirectory(tmp_path / "made-up")
     directory.cold_start.write(cold_start(best.config))
     directory.transports.write(transports(best.config))
+    directory.bursts.write(bursts(best.config))
     measured = report_study(tmp_path, "made-up")
     page, markdown = measured.page.read_text(), measured.markdown.read_text()
     for anchor, title, text in (
         ("cold-start", "Cold start", "an instance serves 2.5 s after its server is started"),
         ("transports", "Payload and protocol", "HTTP with JSON serves 50% of that"),
+        ("bursts", "Bursts", "50% of the requests are answered within the limit with an unbounded"),
     ):
         assert f'<section id="{anchor}"' in page
         assert text in page

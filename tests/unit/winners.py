@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from optimizer.configuration.serving_config import ServingConfig
+from optimizer.measurement.bursts import (
+    BurstComparison,
+    BurstLevel,
+    QueueBound,
+    QueueUnderBursts,
+    SendingCost,
+)
 from optimizer.measurement.cold_start import ColdStart, FirstRequest, Start
 from optimizer.measurement.transport_costs import SentAs, TransportComparison, TransportCost
 from optimizer.workload.transport import Transport
@@ -40,3 +47,21 @@ def transports(config: ServingConfig) -> TransportComparison:
         for transport, rate in ((Transport(), 1000.0), (Transport("http", "json"), 500.0))
     ]
     return TransportComparison(config, tuple(costs), (), 50.0, 250.0, 2.0, 2, 5.0)
+
+
+def bursts(config: ServingConfig) -> BurstComparison:
+    """Unbounded as configured; a bound of 24 answers more requests within the limit."""
+    queues = [
+        QueueUnderBursts(
+            (QueueBound(config.models[0].name, bound),),
+            tuple(
+                BurstLevel(
+                    height, 2000, 0, None, within, rejected, 30.0, 400.0, 500.0 * within, None
+                )
+                for height in (1.5, 2.0, 3.0)
+            ),
+        )
+        for bound, within, rejected in ((0, 0.5, 0.0), (24, 0.75, 0.2))
+    ]
+    sending = SendingCost(cores=2, request_cpu_seconds=0.0002, certified_per_second=500.0)
+    return BurstComparison(config, tuple(queues), 500.0, 0.4, 6.0, 1.5, 2, sending)

@@ -18,7 +18,7 @@ from optimizer.export.monitoring.alerts import BATCH_DRIFT, DRIFT, QUEUE_DRIFT
 from optimizer.measurement.level import LoadLevel, ServerSplit
 from optimizer.production.advice import Learnt
 from optimizer.triton.model_config import differences
-from optimizer.workload.arrivals import ArrivalTrace
+from optimizer.workload.arrivals import ArrivalPattern, ArrivalTrace, Bursts
 
 _SAME_LOAD = 0.25
 """Relative difference of the load up to which queues and batches are compared."""
@@ -113,13 +113,19 @@ def _load(bundle: Bundle, learnt: Learnt) -> Iterator[DriftFigure]:
         "TritonOverCapacity",
     )
     own = next(each for each in bundle.load.workload.streams if each.target == learnt.stream.name)
-    uneven = isinstance(own.arrivals, ArrivalTrace)
+    uneven = not isinstance(own.arrivals, str)
     yield DriftFigure(
         "arrivals",
-        "a recorded trace" if isinstance(own.arrivals, ArrivalTrace) else own.arrivals,
+        _arrivals_text(own.arrivals),
         demand.arrivals_text,
         isinstance(demand.arrivals, ArrivalTrace) and not uneven,
     )
+
+
+def _arrivals_text(arrivals: ArrivalPattern) -> str:
+    if isinstance(arrivals, Bursts):
+        return "bursts"
+    return "a recorded trace" if isinstance(arrivals, ArrivalTrace) else arrivals
 
 
 def _queue_and_batches(
