@@ -202,7 +202,7 @@ def misses(accuracies: Mapping[str, Accuracy], limits: AccuracyLimits) -> list[s
 def _misses(accuracy: Accuracy, limits: OutputLimits) -> list[str]:
     missed = []
     if not math.isfinite(accuracy.max_abs_error):
-        missed.append("outputs hold NaN or infinity")
+        missed.append("outputs contain NaN or infinity")
     if accuracy.argmax_agreement < limits.min_argmax_agreement:
         missed.append(
             f"argmax agreement must be at least {limits.min_argmax_agreement:g},"
@@ -261,7 +261,7 @@ def batch_mismatch(
         return _integer_mismatch(_cycled(single, size), batched)
     checked = batched if judged is None else _masked(_cycled(judged, size), batched)
     if not np.isfinite(checked).all():
-        return f"outputs of a batch of {size} hold NaN or infinity"
+        return f"outputs of a batch of {size} contain NaN or infinity"
     expected, alone = np.asarray(reference, np.float64), np.asarray(single, np.float64)
     in_batch = np.asarray(batched, np.float64)
     if judged is not None:

@@ -69,7 +69,7 @@ def _rows_of(name: str, output: str, answers: Sequence[Tensors]) -> NDArray[Any]
     arrays = [answer[output] for answer in answers]
     for array in arrays:
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise BuildFailure(f"{name}: its FP32 output {output!r} holds NaN or infinity")
+            raise BuildFailure(f"{name}: its FP32 output {output!r} contains NaN or infinity")
     return concatenated(arrays)
 
 

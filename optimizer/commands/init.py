@@ -94,10 +94,10 @@ def find_model(given: Path, option: str = "--from") -> RepositorySource:
     models = [each.name for each in model_folders(folder)]
     if not models:
         raise UsageError(
-            f"{option}: {given} holds no model: each is a folder with {CONFIG_FILE} and a folder "
-            "for each version, such as 1"
+            f"{option}: {given} contains no model: each is a folder with {CONFIG_FILE} and a "
+            "folder for each version, such as 1"
         )
     if len(models) > 1:
         listed = "\n  ".join(str(given / model) for model in models)
-        raise UsageError(f"{option}: {given} holds several models; give one of\n  {listed}")
+        raise UsageError(f"{option}: {given} contains several models; give one of\n  {listed}")
     return RepositorySource(folder, models[0])

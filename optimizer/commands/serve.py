@@ -120,8 +120,8 @@ def find_servable(options: ServeOptions) -> Servable:
         bundle = read_bundle(folder)
         if bundle.manifest.patched:
             raise UsageError(
-                f"{folder} holds a patch and no models: apply it to the model repository, and start"
-                " tritonserver on that"
+                f"{folder} contains a patch and no models: apply it to the model repository, and "
+                "start tritonserver on that"
             )
         root, config, workload = folder, bundle.manifest.config, bundle.load.workload
         settings = measured_on(bundle.manifest)
@@ -151,7 +151,7 @@ def _written_repository(study: StudyReading, *, baseline: bool) -> tuple[Path, S
         root, config = study.directory.best, best.config
     if not holds_configuration(root, config):
         raise UsageError(
-            f"{root} does not hold {describe(config)}: it is written when the study ends; rerun "
+            f"{root} does not contain {describe(config)}: it is written when the study ends; rerun "
             "`run` to resume it"
         )
     return root, config

@@ -125,11 +125,11 @@ def _bundle(options: VerifyOptions) -> Bundle:
     bundle = read_bundle(options.bundle)
     if bundle.manifest.patched and options.patched is None:
         raise UsageError(
-            f"{bundle.root} holds a patch and no models: apply it to a copy of the model"
+            f"{bundle.root} contains a patch and no models: apply it to a copy of the model"
             " repository, and name that with --patched"
         )
     if options.patched is not None and not bundle.manifest.patched:
-        raise UsageError(f"--patched: {bundle.root} holds no patch, but the models themselves")
+        raise UsageError(f"--patched: {bundle.root} contains the models themselves, not a patch")
     if options.patched is not None and not options.patched.is_dir():
         raise UsageError(f"--patched: {options.patched} is no folder")
     return replace(bundle, repository=options.patched)

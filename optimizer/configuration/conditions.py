@@ -232,7 +232,7 @@ class _Evaluation:
     def _listed(self, node: ast.expr, depth: int) -> Any:
         value = self.value(node, depth)
         if isinstance(value, np.ndarray | list):
-            raise ValueError("a list must hold numbers and texts")
+            raise ValueError("a list must contain only numbers and texts")
         return value
 
 

@@ -54,10 +54,10 @@ def read_trace(path: Path, keys: str | None = None) -> ArrivalTrace:
     arrivals = sorted(read, key=lambda arrival: arrival[0])
     times = [at for at, _ in arrivals]
     if len(times) < 2:
-        raise ValueError(f"must hold at least 2 arrivals, got {len(times)}")
+        raise ValueError(f"must contain at least 2 arrivals, got {len(times)}")
     first, last, count = times[0], times[-1], len(times)
     if last == first:
-        raise ValueError(f"must hold arrivals at different times, all {count} are at {first:g}")
+        raise ValueError(f"must contain arrivals at different times, all {count} are at {first:g}")
     return ArrivalTrace(
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         at_seconds=tuple(at - first for at in times),

@@ -209,5 +209,5 @@ def _files(directory: Path) -> Iterator[Path]:
         raise UnreadableError(f"must be readable ({error.strerror})") from error
     for each in listed:
         if not each.is_file():
-            raise UnreadableError(f"must hold files only, got {each.name!r}")
+            raise UnreadableError(f"must contain only files, got {each.name!r}")
         yield each

@@ -241,7 +241,9 @@ def _read_yaml(path: Path) -> Any:
     except UnreadableError as error:
         raise SpaceFileError(path, [Mistake("file", str(error))]) from error
     if not isinstance(document, Mapping):
-        raise SpaceFileError(path, [Mistake("file", "must hold keys and values", short(document))])
+        raise SpaceFileError(
+            path, [Mistake("file", "must contain keys and values", short(document))]
+        )
     return document
 
 

@@ -129,7 +129,7 @@ def test_batches_that_an_artefact_answers_wrongly_leave_the_space(gate: Gate) ->
         ("rows permuted", 4, "4 of 4 outputs of a batch, the first for request 1"),
         ("first row repeated", 4, "3 of 4 outputs of a batch, the first for request 2"),
         ("odd batches wrong", 3, "3 of 3 outputs of a batch"),
-        ("NaN beyond batches of 8", 16, "outputs of a batch of 16 hold NaN or infinity"),
+        ("NaN beyond batches of 8", 16, "outputs of a batch of 16 contain NaN or infinity"),
         ("rows mixed", 4, "differ from those of the requests sent alone"),
         (
             "fails beyond batches of 8",

@@ -42,8 +42,8 @@ def test_another_recording_has_another_digest(tmp_path: Path) -> None:
         ("seconds\n1\ninf\n", "line 3: seconds must be a finite number, got 'inf'"),
         ("a,seconds\n1,2\n1\n", "line 3: seconds must be a finite number, got ''"),
         ("timestamp\nten\n", "line 2: timestamp must be an ISO 8601 time, got 'ten'"),
-        ("seconds\n1\n", "must hold at least 2 arrivals, got 1"),
-        ("seconds\n5\n5\n", "must hold arrivals at different times, all 2 are at 5"),
+        ("seconds\n1\n", "must contain at least 2 arrivals, got 1"),
+        ("seconds\n5\n5\n", "must contain arrivals at different times, all 2 are at 5"),
     ],
 )  # fmt: skip
 def test_what_is_no_recording_is_refused(tmp_path: Path, text: str, message: str) -> None:

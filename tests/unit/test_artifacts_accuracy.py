@@ -60,7 +60,7 @@ def test_an_output_that_is_not_finite_always_misses(bad: float) -> None:
     assert accuracy.mean_cosine == 0.75
     assert accuracy.max_abs_error == math.inf
     anything = AccuracyLimits(min_argmax_agreement=0.0, min_cosine=-1.0)
-    assert misses({"y": accuracy}, anything) == ["outputs hold NaN or infinity"]
+    assert misses({"y": accuracy}, anything) == ["outputs contain NaN or infinity"]
 
 
 def test_samples_of_zeros_are_alike() -> None:
@@ -149,7 +149,7 @@ def test_a_batch_of_another_shape_or_without_numbers() -> None:
     batch = cycled(8)
     batch[7, 5] = np.nan
     infinite = batch_mismatch(SAMPLES, SAMPLES, batch)
-    assert infinite == "outputs of a batch of 8 hold NaN or infinity"
+    assert infinite == "outputs of a batch of 8 contain NaN or infinity"
 
 
 def test_padding_of_a_batch_is_not_judged() -> None:

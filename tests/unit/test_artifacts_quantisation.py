@@ -445,7 +445,9 @@ def test_a_percentile_leaves_out_the_rarest_values(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     data = graphs.rows((graphs.LENGTH, graphs.WIDTH), count=2)
     data[1]["x"][0, 0, 0] = np.nan
-    with pytest.raises(BuildFailure, match="calibration: the tensor mixed holds NaN or infinity"):
+    with pytest.raises(
+        BuildFailure, match="calibration: the tensor mixed contains NaN or infinity"
+    ):
         observed(tmp_path, data)
 
 

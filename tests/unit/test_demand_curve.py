@@ -91,7 +91,7 @@ def test_a_recording_is_scaled_to_a_peak(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["seconds,requests_per_second", "0,1"], "must hold at least 2 rates, got 1"),
+        (["seconds,requests_per_second", "0,1"], "must contain at least 2 rates, got 1"),
         (["seconds,requests_per_second", "0,1", "1,x"], "line 3: requests_per_second must be"),
         (["seconds,requests_per_second", "0,1", "1,-2"], "line 3: .* from 0 to 1e.07, got '-2'"),
         (["seconds,requests_per_second", "5,1", "5,2"], "line 3: times must ascend"),

@@ -255,7 +255,7 @@ def test_several_models_are_listed(optimizer: Commands) -> None:
     assert optimizer("init", "--from", "models") == Said(
         2,
         "",
-        "error: --from: models holds several models; give one of\n"
+        "error: --from: models contains several models; give one of\n"
         "  models/first\n  models/second\n",
     )
     said = optimizer("init", "sub.yaml", "--from", "models/second")
@@ -277,7 +277,7 @@ def test_a_relative_repository_is_relative_to_the_written_file(optimizer: Comman
 def test_the_folder_must_hold_a_model(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must be a model repository, or REPOSITORY/MODEL"):
         find_model(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"holds no model: each is a folder with config\.pbtxt"):
+    with pytest.raises(UsageError, match=r"contains no model: each is a folder with config\.pbtxt"):
         find_model(tmp_path)
 
 

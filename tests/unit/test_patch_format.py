@@ -212,7 +212,7 @@ def test_a_patch_and_a_repository_go_together(
     bundle = tmp_path / "bundle"
     other = optimizer("verify", str(bundle), "--patched", str(repository))
     assert other.code == 2
-    assert "holds no patch, but the models themselves" in other.err
+    assert "contains the models themselves, not a patch" in other.err
     missing = optimizer("verify", str(patch.root), "--patched", str(tmp_path / "none"))
     assert (missing.code, "is no folder" in missing.err) == (2, True)
     inside = optimizer(
@@ -237,4 +237,4 @@ def test_two_patches_are_compared(patch: Bundle, tmp_path: Path, optimizer: Comm
 def test_a_patch_alone_is_not_served(patch: Bundle, optimizer: Commands) -> None:
     refused = optimizer("serve", str(patch.root))
     assert refused.code == 2
-    assert "holds a patch and no models" in refused.err
+    assert "contains a patch and no models" in refused.err

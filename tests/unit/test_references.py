@@ -79,7 +79,7 @@ def test_a_model_that_fails_says_why() -> None:
 
     with pytest.raises(BuildFailure, match=r"^sums: KeyError: 'embedding'$"):
         outputs(broken)
-    with pytest.raises(BuildFailure, match=r"^sums: its FP32 output 'y' holds NaN or infinity$"):
+    with pytest.raises(BuildFailure, match=r"^sums: its FP32 output 'y' contains NaN or infinity$"):
         outputs(lambda x: x * np.nan)
 
 

@@ -365,7 +365,7 @@ def _one(folder: Path) -> None:
     ("make", "inputs", "message"),
     [
         (_empty, TEXTS, "rows: must be at least 1, got 0"),
-        (_nested, TEXTS, "must hold files only, got 'inner'"),
+        (_nested, TEXTS, "must contain only files, got 'inner'"),
         (
             _one,
             f"{TEXTS}, U: {{shape: [1]}}",

@@ -476,7 +476,7 @@ TABLE = small_space().models[0].table()
         ("cores // 0 > 1 // 0", "division by zero|float floor division by zero"),
         ("runtime in 'pytorch'", "must be a list"),
         ("[1] == cores", "a list goes only on the right"),
-        ("cores in [cores]", "a list must hold numbers and texts"),
+        ("cores in [cores]", "a list must contain only numbers and texts"),
         ("cores or batching", "'cores' is neither true nor false"),
         ("(" * 30 + "-" * 30 + "1" + ")" * 30 + " < cores", "nested too deeply"),
         ("(" * 400 + "1" + ")" * 400 + " < cores", "too many nested parentheses|nested too deeply"),

@@ -840,9 +840,9 @@ conditions:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "file: must hold keys and values, got None"),
-        ("- study\n- models\n", "file: must hold keys and values, got ['study', 'models']"),
-        ("just text", "file: must hold keys and values, got 'just text'"),
+        ("", "file: must contain keys and values, got None"),
+        ("- study\n- models\n", "file: must contain keys and values, got ['study', 'models']"),
+        ("just text", "file: must contain keys and values, got 'just text'"),
         ("a: 1\nb: c: d\n", "line 2: YAML: mapping values are not allowed here"),
         ("a: [1, 2\nb: 3\n", "line 2: YAML: expected ',' or ']', but got ':'"),
         (

@@ -249,7 +249,7 @@ def test_what_would_be_executed_when_it_is_read_is_refused(tmp_path: Path) -> No
     path = tmp_path / "examples.npz"
     values = np.array([{"a": 1}], dtype=object)
     np.savez(path, **{"input:x": values, "output:y": values})
-    with pytest.raises(UsageError, match="holds no recorded examples"):
+    with pytest.raises(UsageError, match="contains no recorded examples"):
         read_examples(path, batched=True)
 
 
@@ -257,7 +257,7 @@ def test_what_would_be_executed_when_it_is_read_is_refused(tmp_path: Path) -> No
 def test_damaged_examples_are_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "examples.npz"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"examples\.npz holds no recorded examples"):
+    with pytest.raises(UsageError, match=r"examples\.npz contains no recorded examples"):
         read_examples(path, batched=True)
 
 
@@ -285,7 +285,7 @@ def test_outputs_are_held_to_the_accuracy_limits(bundle: Bundle, tmp_path: Path)
     assert outcome == "fail"
     assert text.startswith("bert: argmax agreement must be at least 0.99, got ")
     broken = np.where(ANSWERS > 1, np.nan, ANSWERS)
-    assert "outputs hold NaN or infinity" in outputs(manifest, tmp_path, broken)[1]
+    assert "outputs contain NaN or infinity" in outputs(manifest, tmp_path, broken)[1]
     assert "have shape [16, 2]" in outputs(manifest, tmp_path, ANSWERS[:, :2])[1]
 
 
@@ -524,7 +524,7 @@ def with_engine(bundle: Bundle, **facts: Any) -> Bundle:
     ("graph", "remedy"),
     [
         ("bert/graph", "`python3 rebuild_engines.py` in the bundle rebuilds it"),
-        (None, "does not hold the graph that the engine was built from: export it again"),
+        (None, "does not contain the graph that the engine was built from: export it again"),
     ],
 )
 def test_an_engine_of_another_gpu_says_how_it_is_built_anew(

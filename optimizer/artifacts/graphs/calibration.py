@@ -115,7 +115,7 @@ def calibrated_ranges(
         factors: that tensors are multiplied by, along their last axis.
 
     Raises:
-        BuildFailure: when a tensor holds NaN or infinity.
+        BuildFailure: when a tensor contains NaN or infinity.
     """
 
     def scaled() -> Iterator[Batch]:
@@ -160,7 +160,7 @@ def _extremes(batches: Iterable[Batch], tensors: Set[str]) -> dict[str, Range]:
             highest[name] = float(np.maximum(highest[name], batch[name].max()))
     for name in sorted(tensors):
         if not np.isfinite([lowest[name], highest[name]]).all():
-            raise BuildFailure(f"calibration: the tensor {name} holds NaN or infinity")
+            raise BuildFailure(f"calibration: the tensor {name} contains NaN or infinity")
     return {name: (lowest[name], highest[name]) for name in tensors}
 
 

@@ -256,7 +256,9 @@ def how_to_rebuild(manifest: Manifest) -> str | None:
     if not engines:
         return None
     if all(model.graph is None for model in engines):
-        return "this bundle does not hold the graph that the engine was built from: export it again"
+        return (
+            "this bundle does not contain the graph that the engine was built from: export it again"
+        )
     return f"an engine runs on one GPU model only: `python3 {REBUILD}` in the bundle rebuilds it"
 
 

@@ -93,5 +93,5 @@ def read_examples(path: Path, *, batched: bool) -> Examples:
         if len(counts) != 1 or 0 in counts:
             raise UnreadableError(f"arrays must have one number of rows, at least 1, got {counts}")
     except UnreadableError as error:
-        raise UsageError(f"{path} holds no recorded examples: {error}") from error
+        raise UsageError(f"{path} contains no recorded examples: {error}") from error
     return Examples(inputs, outputs, batched)

@@ -116,8 +116,8 @@ def write_study_bundle(root: Path, templates: Path, source: ExportSource) -> Man
         recommended=_recommended(source),
         files={},
         missing=tuple(
-            f"{model.name}/{GRAPH}: the artefact cache no longer holds the graph that the engine "
-            "was built from, so the engine cannot be rebuilt from this bundle"
+            f"{model.name}/{GRAPH}: the artefact cache no longer contains the graph that the "
+            "engine was built from, so the engine cannot be rebuilt from this bundle"
             for model in models
             if model.engine is not None and model.graph is None
         ),

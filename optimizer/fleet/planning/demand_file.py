@@ -68,7 +68,7 @@ def _read(path: Path) -> DemandCurve:
             elapsed = times[-1] - times[0]
             raise ValueError(f"line {line}: times must ascend, got {elapsed:g} s after the start")
     if len(times) < 2:
-        raise ValueError(f"must hold at least 2 rates, got {len(times)}")
+        raise ValueError(f"must contain at least 2 rates, got {len(times)}")
     if not any(rates):
         raise ValueError(f"{_RATE} must be above 0 in at least one row")
     _refuse_too_long(times[-1] - times[0])
