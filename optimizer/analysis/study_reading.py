@@ -128,7 +128,9 @@ class StudyReading:
                 "large its responses are: measure the configuration instead, or search it again"
             )
         if not self.saturated:
-            raise UsageError(f"study {self.name} has saturated nothing yet: run it first")
+            raise UsageError(
+                f"study {self.name} has no measurement at saturation yet: run it first"
+            )
         return self._learnt
 
     @cached_property

@@ -48,11 +48,11 @@ class _NoGraph:
 
     def export_onnx(self, into: Path) -> None:
         """Refuse: there is nothing to export."""
-        raise BuildFailure(f"{self.model.name} is no model that can be exported")
+        raise BuildFailure(f"{self.model.name} is not a model that can be exported")
 
     def export_torch(self, into: Path, precision: Precision) -> None:
         """Refuse: there is nothing to export."""
-        raise BuildFailure(f"{self.model.name} is no model that can be exported")
+        raise BuildFailure(f"{self.model.name} is not a model that can be exported")
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def find_servable(options: ServeOptions) -> Servable:
     folder = Path(options.subject).absolute()
     if (folder / MANIFEST).exists():
         if options.baseline:
-            raise UsageError(f"--baseline: goes with a study; {folder} is a bundle")
+            raise UsageError(f"--baseline: needs a study; {folder} is a bundle")
         bundle = read_bundle(folder)
         if bundle.manifest.patched:
             raise UsageError(

@@ -252,10 +252,10 @@ def _number(value: Any) -> Any:
     """Return a number, or a column of numbers, as floats, which cannot overflow silently."""
     if isinstance(value, np.ndarray):
         if not (value.dtype != object or all(isinstance(v, int | float | np.bool_) for v in value)):
-            raise ValueError("only numbers can be calculated with")
+            raise ValueError("arithmetic needs numbers")
         return value.astype(float)
     if not isinstance(value, int | float):
-        raise ValueError("only numbers can be calculated with")
+        raise ValueError("arithmetic needs numbers")
     if abs(value) > _MAX_NUMBER or math.isnan(value):
         raise ValueError(f"numbers must be from -{_MAX_NUMBER:g} to {_MAX_NUMBER:g}")
     return float(value)
@@ -284,7 +284,7 @@ def _compared(op: ast.cmpop, left: Any, right: Any) -> Any:
     try:
         return _COMPARISONS[type(op)](left, right)
     except TypeError as error:
-        raise ValueError("texts are not less or greater than numbers") from error
+        raise ValueError("texts and numbers cannot be compared by <, <=, > or >=") from error
 
 
 def _within(left: Any, values: list[Any]) -> Any:

@@ -106,14 +106,16 @@ class SourceSection(Section):
             raise wrong("", f"must have exactly one of {', '.join(kinds)}", given)
         if (given[0] in ("config", "checkpoint")) != (self.class_name is not None):
             raise wrong(
-                "class", "is needed with config or checkpoint, and only there", self.class_name
+                "class",
+                "must be given with config or checkpoint, and only with one of them",
+                self.class_name,
             )
         if (self.repository is None) != (self.model is None):
-            raise wrong("model", "is needed with repository, and only there", self.model)
+            raise wrong("model", "must be given with repository, and only with it", self.model)
         if self.version is not None and self.repository is None:
-            raise wrong("version", "goes with repository, and only there", self.version)
+            raise wrong("version", "must be given only with repository", self.version)
         if self.calls is not None and self.repository is None:
-            raise wrong("calls", "goes with repository, and only there", self.calls)
+            raise wrong("calls", "must be given only with repository", self.calls)
         return self
 
     @field_validator("onnx", "checkpoint", "repository")

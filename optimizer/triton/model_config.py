@@ -45,7 +45,7 @@ def model_config(
     try:
         text_format.Parse(template.read_text(), config)
     except text_format.ParseError as error:
-        raise ValueError(f"{template} is no Triton model configuration: {error}") from error
+        raise ValueError(f"{template} is not a Triton model configuration: {error}") from error
     payloads = payloads.as_served()
     config.name = model.name
     config.max_batch_size = model.max_batch_size if payloads.batched else 0

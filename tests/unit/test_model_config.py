@@ -157,7 +157,7 @@ def test_cuda_graphs_are_recorded_for_every_batch_that_can_occur() -> None:
 def test_a_template_that_is_none_is_named(tmp_path: Path) -> None:
     template = tmp_path / "config.pbtxt"
     template.write_text('backend: "python"\nbackened: "x"\n')
-    with pytest.raises(ValueError, match=f"{template} is no Triton model configuration: 2:1 : "):
+    with pytest.raises(ValueError, match=f"{template} is not a Triton model configuration: 2:1 : "):
         model_config(MODEL, PAYLOADS, [OUTPUT], template)
 
 

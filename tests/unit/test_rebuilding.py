@@ -143,7 +143,7 @@ def test_without_the_graph_the_bundle_says_so(engines: Engines, tmp_path: Path) 
     assert bundle.manifest.models[0].graph is None
     assert not (bundle.root / "rebuild_engines.py").exists()
     [missing] = bundle.manifest.missing
-    assert missing.startswith("bert/graph: the artefact cache no longer holds the graph")
+    assert missing.startswith("bert/graph: the artefact cache no longer contains the graph")
     assert "rebuild_engines.py" not in (bundle.root / "README.md").read_text()
 
 

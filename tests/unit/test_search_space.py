@@ -469,7 +469,7 @@ TABLE = small_space().models[0].table()
         ("runtime[0] == 'p'", "is not allowed"),
         ("(cores := 2) > 1", "is not allowed"),
         ("cores == None", "is not allowed"),
-        ("runtime * 1000000000 == 'x'", "only numbers can be calculated with"),
+        ("runtime * 1000000000 == 'x'", "arithmetic needs numbers"),
         ("9 ** 9 ** 9 > cores", "an exponent must be"),
         ("10 ** 16 * cores > 1", "numbers must be from"),
         ("9" * 900 + " > cores", "numbers must be from|int"),

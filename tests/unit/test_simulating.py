@@ -90,13 +90,13 @@ def test_what_is_not_set_is_the_baselines(results: Path) -> None:
 
 
 def test_mistakes_name_the_study_or_the_setting(results: Path) -> None:
-    with pytest.raises(UsageError, match="no study other in"):
+    with pytest.raises(UsageError, match="study 'other' not found"):
         simulate_configuration(SimulateOptions("other", {}, results=results))
     with pytest.raises(UsageError, match="precision"):
         predicted(results, precision="int9")
     directory = StudyDirectory(results / "fresh")
     begin_study(directory, SEARCHED)
-    with pytest.raises(UsageError, match="study fresh has saturated nothing yet"):
+    with pytest.raises(UsageError, match="study fresh has no measurement at saturation yet"):
         simulate_configuration(SimulateOptions("fresh", {}, results=results))
 
 

@@ -374,7 +374,7 @@ ONE_MISTAKE = [
         "      class: BertForSequenceClassification\n",
         "",
         "line 4: models.bert.source.class: "
-        "is needed with config or checkpoint, and only there, got None",
+        "must be given with config or checkpoint, and only with one of them, got None",
     ),
     (
         "class: BertForSequenceClassification",
