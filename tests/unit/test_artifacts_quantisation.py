@@ -325,8 +325,14 @@ def test_weights_in_int8_are_close_to_fp32(tmp_path: Path, name: str) -> None:
     assert onnx.TensorProto.INT8 in types.values()
 
 
-def test_openvino_quantises_activations_at_run_time(tmp_path: Path) -> None:
-    """The arithmetic is in INT8 exactly where the result differs from that of exact activations."""
+def test_openvino_quantises_activations_at_run_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arithmetic is in INT8 exactly where the result differs from that of exact activations.
+
+    With BF16, which some processors have, results are rounded besides, and by the batch.
+    """
+    monkeypatch.setattr(openvino_session, "inference_precision", lambda *_: "f32")
 
     def make(path: Path) -> Path:
         nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "only")]
