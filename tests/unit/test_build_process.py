@@ -88,7 +88,8 @@ GRAPHS: dict[GraphKind, tuple[float, float]] = {
     "int8_u8s8": (0.99, 0.95),
     "int8_u8s7": (0.97, 0.9),
     "int8_trt": (0.99, 0.95),
-    "int8_trt_attention": (0.99, 0.95),
+    # 0.987 on a processor with AMX, above 0.99 on others.
+    "int8_trt_attention": (0.98, 0.95),
 }
 GRAPH_RUNS = [
     (kind, run)

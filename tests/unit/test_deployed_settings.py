@@ -173,7 +173,7 @@ def test_runtime_repository_needs_a_repository(tmp_path: Path) -> None:
 def test_the_source_needs_a_model_and_a_folder(tmp_path: Path) -> None:
     for source, message in {
         "nowhere": "nowhere",
-        ".": "is needed with repository",
+        ".": "must be given with repository",
     }.items():
         own = {"repository": source} | ({"model": "mail"} if source == "nowhere" else {})
         path = tiny.write_space(tmp_path, content({}, source=own))
@@ -320,5 +320,5 @@ def test_a_version_is_of_the_source_and_of_the_requests(tmp_path: Path) -> None:
     ):
         open_space(path)
     path = tiny.write_space(tmp_path, content({}, source={"onnx": "space.yaml", "version": 3}))
-    with pytest.raises(SpaceFileError, match="version: goes with repository"):
+    with pytest.raises(SpaceFileError, match="version: must be given only with repository"):
         open_space(path)

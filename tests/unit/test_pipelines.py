@@ -371,7 +371,7 @@ def test_names_of_models_may_be_no_identifiers(tmp_path: Path) -> None:
     [
         ("tokeniser.instance_count == 1", "'tokeniser.instance_count' is not allowed, and no "),
         ("tokenizer.instance_cont == 1", "instance_cont is no parameter of tokenizer; did you"),
-        ("tokenizer.instance_count > 'a' + labeller.instance_count", "only numbers can be"),
+        ("tokenizer.instance_count > 'a' + labeller.instance_count", "arithmetic needs numbers"),
         ("tokenizer.instance_count == labeller.config.x", "config.x is no parameter of labeller"),
         ("tokenizer.instance_count == labeller.instance_count == instance_count",
          "instance_count must be one of tokenizer.instance_count, labeller.instance_count"),

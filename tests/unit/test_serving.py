@@ -103,7 +103,7 @@ def test_what_does_not_hold_the_best_is_not_served(
     written: dict[str, int], tmp_path: Path, host: dict[str, Any]
 ) -> None:
     write_repositories(tmp_path, **written)
-    rule = r"best does not hold openvino int8.*: it is written when the study ends"
+    rule = r"best does not contain openvino int8.*: it is written when the study ends"
     with pytest.raises(UsageError, match=rule):
         find_servable(request(tmp_path))
 
