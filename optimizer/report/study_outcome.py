@@ -239,18 +239,24 @@ def _drift(summary: StudySummary) -> Iterator[str]:
     rates, change = summary.pace.saturation_per_second, summary.pace.largest_change
     if len(rates) < 2 and change is None:
         return
-    runs = ""
+    runs, spread = "", 0.0
     if rates:
         ends = f"{form.rate(min(rates))} to {form.rate(max(rates))}"
         runs = f": it saturated at {ends} requests/s in {len(rates)} runs"
-    if change is None or abs(change) <= _NOTABLE_DRIFT:
-        yield f"Machine performance was stable (baseline rerun{runs})."
-    else:
+        spread = max(rates) / min(rates) - 1
+    if change is not None and abs(change) > _NOTABLE_DRIFT:
         yield (
             f"Machine performance drifted by up to {form.change(change)} (baseline rerun{runs}): "
             "trials of different times differ by as much. Interleaved confirmation runs are not "
             "affected."
         )
+    elif spread > _NOTABLE_DRIFT:
+        yield (
+            f"It is not known whether machine performance drifted (baseline rerun{runs}): these "
+            f"differ by {form.percent(spread)}, but the difference is within their noise."
+        )
+    else:
+        yield f"Machine performance was stable (baseline rerun{runs})."
 
 
 def disturbance_sentence(disturbance: DisturbanceSummary) -> str:

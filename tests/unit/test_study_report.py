@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.analysis.study_reading import read_study
-from optimizer.analysis.summary import SummaryArtifact
+from optimizer.analysis.summary import MachineDrift, SummaryArtifact
 from optimizer.artifacts.accuracy import FailingBatch
 from optimizer.commands.report import ReportResult, report_study
 from optimizer.errors import UsageError
@@ -42,6 +42,25 @@ def test_every_section_has_something_to_say(found: ReportResult) -> None:
     for anchor in ANCHORS:
         assert f'<section id="{anchor}"' in page
         assert f'href="#{anchor}"' in page
+
+
+@pytest.mark.parametrize(
+    ("rates", "change", "text"),
+    [
+        ((100.0, 103.0), None, "Machine performance was stable (baseline rerun: it saturated at"),
+        ((60.0, 61.2, 78.4), None, "It is not known whether machine performance drifted"),
+        ((60.0, 61.2, 78.4), 0.31, "Machine performance drifted by up to +31% (baseline rerun"),
+        ((60.0, 60.5), 0.01, "Machine performance was stable (baseline rerun: it saturated at"),
+    ],
+)
+def test_noise_is_not_called_stability(
+    found: ReportResult, rates: tuple[float, ...], change: float | None, text: str
+) -> None:
+    outcome = found.report.outcome
+    assert outcome.summary is not None
+    pace = MachineDrift("the baseline", rates, change)
+    summary = replace(outcome.summary, pace=pace)
+    assert any(text in caution for caution in replace(outcome, summary=summary).cautions())
 
 
 def test_what_was_measured_of_the_winner_has_sections_of_its_own(
